@@ -1,0 +1,43 @@
+# MRVPN: every target sets up what it needs. `make demo` and `make test` are the two to know.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help venv demo test lint bench lab lab-down clean
+
+help:                ## these lines
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+venv: $(VENV)/.done  ## .venv with everything the other targets need, Debian packages and the country database
+$(VENV)/.done: pyproject.toml lab/setup
+	@lab/setup
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "install python3-venv (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[salt,daemon,test,lint,bench]'
+	@touch $@
+
+demo: venv           ## the main job: builds the VPN on this machine out of real parts and proves it
+	@$(BIN)/python -m lab demo
+
+test: venv lint      ## all tests; lists what it left out and why, a failure under CI=true
+	@$(BIN)/python -m pytest
+
+lint: venv           ## ruff, mypy, salt-lint, yamllint, import boundaries
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/yamllint --strict .
+	@find salt reactor -name '*.sls' -print0 | xargs -0 -r $(BIN)/salt-lint
+
+bench: venv          ## the figures, as ratios side by side, into bench/results/latest.json
+	@$(BIN)/python -m bench
+
+lab: venv            ## the lab up, keys made; `.venv/bin/python -m lab --help`
+	@$(BIN)/python -m lab up
+
+lab-down: venv       ## the lab down, also after a crash
+	@$(BIN)/python -m lab down
+
+clean: lab-down      ## the lab down, caches and .venv away
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
