@@ -25,6 +25,7 @@ test: venv lint      ## all tests; lists what it left out and why, a failure und
 
 lint: venv           ## ruff, mypy, salt-lint, yamllint, import boundaries
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/yamllint --strict .
