@@ -1,1 +1,1 @@
-"""The figures MRVPN claims, measured side by side in one run. A module here is one subject with a function `measure`."""
+"""The figures MRVPN claims, side by side in one run. A module here is one subject with a function `measure`."""
