@@ -1,0 +1,261 @@
+"""What Docker on this host says, and the checks that it can carry MRVPN.
+
+Knows: the Engine's API on its socket, the compose plugin, daemon.json, the distributions' packages. Must not know: what runs
+in the containers, the description, the pillar. Reads go over the socket: two milliseconds each, where the client takes fifty.
+"""
+
+import http.client
+import json
+import os
+import re
+import socket
+import subprocess
+import urllib.parse
+from pathlib import Path
+
+from salt.exceptions import CommandExecutionError
+
+PROJECT = "mrvpn"
+# where the distribution itself ships an Engine and Compose v2
+PACKAGES = {("Debian", 13): ["docker.io", "docker-compose"], ("Ubuntu", 24): ["docker.io", "docker-compose-v2"]}
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("docker", timeout=30)
+        self._path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _socket():
+    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if not host.startswith("unix://"):
+        raise CommandExecutionError(f"DOCKER_HOST is {host}: only unix:// sockets are supported")
+    return host.removeprefix("unix://")
+
+
+def _get(path):
+    connection = _Connection(_socket())
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read()
+    except OSError as error:
+        raise CommandExecutionError(f"Docker does not answer on {_socket()}: {error.strerror or error}; start it") from None
+    finally:
+        connection.close()
+    if answer.status == 404:
+        return None
+    if answer.status != 200:
+        raise CommandExecutionError(f"Docker answered {answer.status} to {path}: {body[:200].decode(errors='replace')}")
+    return json.loads(body)
+
+
+def version():
+    """
+    The Engine's version as text, e.g. ``28.1.1``; an error when it does not answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.version
+    """
+    return _get("/version")["Version"]
+
+
+def compose_version():
+    """
+    The version of the compose plugin as text; an error naming the package when there is none.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.compose_version
+    """
+    try:
+        done = subprocess.run(["docker", "compose", "version", "--short"], capture_output=True, text=True)
+    except FileNotFoundError:
+        raise CommandExecutionError("the docker client is missing: install docker.io or docker-ce-cli") from None
+    found = re.search(r"\d+\.\d+(\.\d+)?", done.stdout)
+    if done.returncode or not found:
+        raise CommandExecutionError("Docker Compose v2 is missing: install docker-compose (Debian 13) or docker-compose-v2")
+    return found.group()
+
+
+def _parts(text):
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+
+
+def too_old(min_engine, min_compose):
+    """
+    What is older than MRVPN needs, as sentences; an empty list when nothing is.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.too_old 20.10 2.20
+    """
+    found = []
+    for what, have, need in (("Engine", version(), min_engine), ("Compose", compose_version(), min_compose)):
+        if _parts(have) < _parts(need):
+            found.append(f"Docker {what} {have} is older than {need}")
+    return found
+
+
+def install():
+    """
+    Installs Engine and Compose from the distribution's packages and returns pkg.install's changes.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.install
+    """
+    system = (__grains__["os"], int(__grains__["osmajorrelease"]))
+    packages = next((names for (name, release), names in PACKAGES.items() if name == system[0] and release <= system[1]), None)
+    if packages is None:
+        raise CommandExecutionError(
+            f"no packages of Docker Compose v2 known for {system[0]} {system[1]}: install Docker 20.10 and Compose 2.20 or newer"
+        )
+    return __salt__["pkg.install"](pkgs=packages, refresh=True)
+
+
+def containers(project=PROJECT):
+    """
+    The project's containers by service: id, name, image, running, started, pid, hash (compose's), network_mode, namespace.
+
+    ``namespace`` is the inode of the container's network namespace (None where it does not run): containers that should share
+    one are told apart from those left behind in an old one.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.containers
+    """
+    wanted = urllib.parse.quote(json.dumps({"label": [f"com.docker.compose.project={project}"]}))
+    found = {}
+    for short in _get(f"/containers/json?all=1&filters={wanted}"):
+        if short["Labels"].get("com.docker.compose.oneoff") == "True":
+            continue
+        full = _get(f"/containers/{short['Id']}/json")
+        if full is None:  # gone in between
+            continue
+        state = full["State"]
+        found[short["Labels"]["com.docker.compose.service"]] = {
+            "id": full["Id"],
+            "name": full["Name"].lstrip("/"),
+            "image": full["Image"],
+            "running": state["Running"] and not state["Restarting"],
+            "started": state["StartedAt"],
+            "pid": state["Pid"],
+            "health": state.get("Health", {}).get("Status"),
+            "hash": short["Labels"].get("com.docker.compose.config-hash"),
+            "network_mode": full["HostConfig"]["NetworkMode"],
+            "namespace": _namespace(state["Pid"]),
+        }
+    return found
+
+
+def _namespace(pid):
+    try:
+        return os.stat(f"/proc/{pid}/ns/net").st_ino if pid else None
+    except OSError:
+        return None
+
+
+def others_running(project=PROJECT):
+    """
+    How many containers run here that are not the project's.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.others_running
+    """
+    return sum(1 for c in _get("/containers/json") if c["Labels"].get("com.docker.compose.project") != project)
+
+
+def image(name):
+    """
+    The id of the image of that name, or None where the Engine has none.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.image mrvpn:0.1.0
+    """
+    found = _get(f"/images/{urllib.parse.quote(name, safe='/:')}/json")
+    return found["Id"] if found else None
+
+
+def exec_in(container, *command, timeout=60):
+    """
+    Runs a command in a running container: ``{"code", "out", "err"}``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.exec_in wg_uk wg show
+    """
+    try:
+        done = subprocess.run(["docker", "exec", container, *command], capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise CommandExecutionError(f"{container}: {' '.join(command)} did not end within {timeout} s") from None
+    return {"code": done.returncode, "out": done.stdout, "err": done.stderr}
+
+
+def daemon_config(values, path="/etc/docker/daemon.json", write=False):
+    """
+    What must change in daemon.json for these keys, ``{key: {"old", "new"}}``; with ``write`` it is merged in, all else kept.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.daemon_config '{"ip6tables": true}'
+    """
+    file = Path(path)
+    try:
+        text = file.read_text() if file.exists() else ""
+        have = json.loads(text) if text.strip() else {}
+    except ValueError as error:
+        raise CommandExecutionError(f"{path} is no JSON ({error}): mend it by hand") from None
+    if not isinstance(have, dict):
+        raise CommandExecutionError(f"{path} must hold a JSON object")
+    changes = {key: {"old": have.get(key), "new": value} for key, value in values.items() if have.get(key) != value}
+    if changes and write:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        new = file.with_name(file.name + ".mrvpn-next")
+        new.write_text(json.dumps({**have, **values}, indent=2) + "\n")
+        os.replace(new, file)
+    return changes
+
+
+def restart():
+    """
+    Restarts the Engine where an init system runs it and returns True; False where there is none to ask.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.restart
+    """
+    if not Path("/run/systemd/system").is_dir():
+        return False
+    done = subprocess.run(["systemctl", "restart", "docker"], capture_output=True, text=True)
+    if done.returncode:
+        raise CommandExecutionError(f"systemctl restart docker: {done.stderr.strip()[-500:]}")
+    return True
