@@ -45,7 +45,9 @@ def _get(path):
         answer = connection.getresponse()
         body = answer.read()
     except OSError as error:
-        raise CommandExecutionError(f"Docker does not answer on {_socket()}: {error.strerror or error}; start it") from None
+        raise CommandExecutionError(
+            f"Docker does not answer on {_socket()}: {error.strerror or error}; start it"
+        ) from None
     finally:
         connection.close()
     if answer.status == 404:
@@ -84,7 +86,9 @@ def compose_version():
         raise CommandExecutionError("the docker client is missing: install docker.io or docker-ce-cli") from None
     found = re.search(r"\d+\.\d+(\.\d+)?", done.stdout)
     if done.returncode or not found:
-        raise CommandExecutionError("Docker Compose v2 is missing: install docker-compose (Debian 13) or docker-compose-v2")
+        raise CommandExecutionError(
+            "Docker Compose v2 is missing: install docker-compose (Debian 13) or docker-compose-v2"
+        )
     return found.group()
 
 
@@ -120,7 +124,9 @@ def install():
         salt '*' mrvpn_docker.install
     """
     system = (__grains__["os"], int(__grains__["osmajorrelease"]))
-    packages = next((names for (name, release), names in PACKAGES.items() if name == system[0] and release <= system[1]), None)
+    packages = next(
+        (names for (name, release), names in PACKAGES.items() if name == system[0] and release <= system[1]), None
+    )
     if packages is None:
         raise CommandExecutionError(
             f"no packages of Docker Compose v2 known for {system[0]} {system[1]}: install Docker 20.10 and Compose 2.20 or newer"
@@ -172,17 +178,17 @@ def _namespace(pid):
         return None
 
 
-def others_running(project=PROJECT):
+def running():
     """
-    How many containers run here that are not the project's.
+    How many containers run on this Engine.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt '*' mrvpn_docker.others_running
+        salt '*' mrvpn_docker.running
     """
-    return sum(1 for c in _get("/containers/json") if c["Labels"].get("com.docker.compose.project") != project)
+    return len(_get("/containers/json"))
 
 
 def image(name):
@@ -197,6 +203,41 @@ def image(name):
     """
     found = _get(f"/images/{urllib.parse.quote(name, safe='/:')}/json")
     return found["Id"] if found else None
+
+
+def _docker(*arguments, timeout=1800):
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise CommandExecutionError(f"docker {arguments[0]}: " + "\n".join(lines[-8:]))
+
+
+def pull(name):
+    """
+    Pulls an image.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.pull mrvpn:0.1.0
+    """
+    _docker("pull", "--quiet", name)
+    return True
+
+
+def build(name, context):
+    """
+    Builds the image from ``<context>/image/Dockerfile``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.build mrvpn:0.1.0 /opt/mrvpn/build
+    """
+    _docker("build", "--quiet", "--tag", name, "--file", f"{context}/image/Dockerfile", context)
+    return True
 
 
 def exec_in(container, *command, timeout=60):

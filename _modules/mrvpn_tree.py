@@ -54,11 +54,15 @@ def render(view):
                 entry = json.loads(line)
                 source = entry["source"]
                 text = jinja.get_template(source).render(entry["with"])
-                files.append({key: entry[key] for key in ("target", "mode", "kind", "service", "reload")} | {"text": text})
+                files.append(
+                    {key: entry[key] for key in ("target", "mode", "kind", "service", "reload")} | {"text": text}
+                )
     except jinja2.TemplateNotFound as error:
         raise CommandExecutionError(f"salt://{error.name} is missing: is the states' folder complete?") from None
     except jinja2.UndefinedError as error:
-        raise CommandExecutionError(f"salt://{source}: {error.message}; the view and the states are of different versions") from None
+        raise CommandExecutionError(
+            f"salt://{source}: {error.message}; the view and the states are of different versions"
+        ) from None
     return files
 
 
@@ -92,7 +96,9 @@ def _is_secret(mode):
 
 
 def _show(old, new, target):
-    lines = list(difflib.unified_diff(old.splitlines(), new.splitlines(), f"old/{target}", f"new/{target}", lineterm="", n=1))
+    lines = list(
+        difflib.unified_diff(old.splitlines(), new.splitlines(), f"old/{target}", f"new/{target}", lineterm="", n=1)
+    )
     if len(lines) > DIFF_LINES:
         lines = [*lines[:DIFF_LINES], f"... {len(lines) - DIFF_LINES} lines more"]
     return "\n".join(lines)
@@ -116,7 +122,9 @@ def diff(root, files, whole=True):
             raise CommandExecutionError(f"{path} is not the text file that belongs there: move it away") from None
         if old != file["text"]:
             secret = _is_secret(file["mode"])
-            changes[file["target"]] = "changed (not shown: it holds keys)" if secret else _show(old, file["text"], file["target"])
+            changes[file["target"]] = (
+                "changed (not shown: it holds keys)" if secret else _show(old, file["text"], file["target"])
+            )
         elif file["mode"] is not None and path.stat().st_mode & 0o7777 != int(file["mode"], 8):
             changes[file["target"]] = f"mode {path.stat().st_mode & 0o7777:04o} -> {file['mode']}"
     if whole:

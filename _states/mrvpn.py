@@ -1,0 +1,106 @@
+"""States of the host as a whole: the guard before all others, sysctls, the mine.
+
+Knows: the view's outer shape. Must not know: what tunnels, containers or rules are.
+"""
+
+from salt.exceptions import CommandExecutionError
+
+# what every view of a member holds (docs/contracts.md, section 1)
+KEYS = {
+    "version", "host", "member", "root", "notices", "image", "docker", "mesh", "gateway", "tunnels", "frr", "recursor",
+    "routing", "country_database", "host_guard", "lan",
+}  # fmt: skip
+
+
+def _result(name, comment, changes=None, result=True):
+    return {"name": name, "changes": changes or {}, "result": result, "comment": comment}
+
+
+def guard(name):
+    """
+    Fails where the view is not this host's, not of these states' version, or names a gateway that cannot be deployed.
+
+    name
+        the version of the view that the states were rendered with
+    """
+    view = __pillar__["mrvpn"]
+    if view["host"] != __opts__["id"]:
+        return _result(
+            name, f"the view is of {view['host']}, this minion is {__opts__['id']}: nothing is applied", result=False
+        )
+    if view["version"] != name:
+        return _result(
+            name, f"the view changed while the states were rendered ({view['version']}): apply again", result=False
+        )
+    if not view["member"]:
+        return _result(name, f"{view['host']} is not in the description: nothing to do")
+    lacking, unknown = sorted(KEYS - view.keys()), sorted(view.keys() - KEYS)
+    if lacking or unknown:
+        told = [f"lacks {', '.join(lacking)}"] * bool(lacking) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
+        return _result(
+            name,
+            f"the view {' and '.join(told)}: the master's mrvpn package and the states are of different versions",
+            result=False,
+        )
+    gateway = view["gateway"]
+    if gateway is not None and gateway["kind"] != "wireguard":
+        return _result(
+            name,
+            f"gateway.kind is {gateway['kind']}: these states deploy `wireguard` only; set `gateway: {{kind: wireguard}}`",
+            result=False,
+        )
+    comment = "; ".join([f"view {name} of {view['host']}", *view["notices"]])
+    return _result(name, comment)
+
+
+def sysctls(name, values):
+    """
+    Sets kernel parameters now and, in the file ``name``, for the next boot; those that this kernel refuses are told.
+
+    name
+        file below /etc/sysctl.d that holds exactly these
+    values
+        ``{parameter: value}``; ``net.ipv4.ip_local_reserved_ports`` is added to what is reserved already
+    """
+    try:
+        changes, refused = __salt__["mrvpn_host.sysctls"](name, values, write=not __opts__["test"])
+    except CommandExecutionError as error:
+        return _result(name, str(error), result=False)
+    told = "; ".join(f"{parameter}: {why}" for parameter, why in sorted(refused.items()))
+    if not changes:
+        return _result(name, told or "in place")
+    if __opts__["test"]:
+        return _result(name, told or "would be set", changes, result=None)
+    return _result(name, told or "set", changes)
+
+
+def host_guard(name, running):
+    """
+    Keeps the host's rules that drop what the gateway's bridge forwards un-NATed: the script ``name`` in force, now.
+
+    running
+        whether the rules must be in force (they are ended by ``stop``)
+    """
+    current = __salt__["mrvpn_host.guard_matches"](name) if running else __salt__["mrvpn_host.guard_present"]()
+    if current == running:
+        return _result(name, "in force" if running else "not in force")
+    changes = {"rules": {"old": "in force" if current else "absent", "new": "in force" if running else "absent"}}
+    if __opts__["test"]:
+        return _result(name, "would be put in force", changes, result=None)
+    try:
+        __salt__["mrvpn_host.guard_set"](name, running)
+    except CommandExecutionError as error:
+        return _result(name, str(error), result=False)
+    return _result(name, "put in force" if running else "ended", changes)
+
+
+def published(name, root):
+    """
+    Sends this host's public keys to the mine under ``name``; always, for the mine cannot be read back from here.
+    """
+    if __opts__["test"]:
+        return _result(name, "public keys would be sent to the mine")
+    if not __salt__["mine.send"](name, mine_function="mrvpn.public_keys", root=root):
+        return _result(name, "the mine did not take the public keys: is the master reachable?", result=False)
+    keys = __salt__["mrvpn.public_keys"](root)
+    return _result(name, f"public keys sent: {', '.join(sorted(keys)) or 'none'}")

@@ -1,0 +1,76 @@
+"""States of Docker itself: there, new enough, configured, with the image.
+
+Knows: mrvpn_docker. Must not know: what runs in the containers.
+"""
+
+from salt.exceptions import CommandExecutionError
+
+
+def _result(name, comment, changes=None, result=True):
+    return {"name": name, "changes": changes or {}, "result": result, "comment": comment}
+
+
+def engine(name, min_engine, min_compose, manage):
+    """
+    Docker Engine and Compose answer and are new enough; installed from the distribution where missing and ``manage`` is true.
+    """
+    changes = {}
+    try:
+        try:
+            __salt__["mrvpn_docker.compose_version"]()
+        except CommandExecutionError as error:
+            if not manage:
+                return _result(name, f"{error} (docker.manage is false: MRVPN does not install it)", result=False)
+            if __opts__["test"]:
+                return _result(name, "Docker would be installed", {"packages": "installed"}, result=None)
+            changes = __salt__["mrvpn_docker.install"]()
+        old = __salt__["mrvpn_docker.too_old"](min_engine, min_compose)
+    except CommandExecutionError as error:
+        return _result(name, str(error), changes, result=False)
+    if old:
+        return _result(name, "; ".join(old), changes, result=False)
+    return _result(name, "new enough", changes)
+
+
+def daemon_config(name, values):
+    """
+    Merges keys into daemon.json (the file ``name``), all others kept. Docker is restarted by us only where nothing runs on it.
+    """
+    try:
+        changes = __salt__["mrvpn_docker.daemon_config"](values, name, write=not __opts__["test"])
+        if not changes:
+            return _result(name, "in place")
+        if __opts__["test"]:
+            return _result(name, "would be merged; they take effect when Docker restarts", changes, result=None)
+        if not __salt__["mrvpn_docker.running"]() and __salt__["mrvpn_docker.restart"]():
+            return _result(name, "merged, Docker restarted", changes)
+    except CommandExecutionError as error:
+        return _result(name, str(error), result=False)
+    comment = (
+        "merged; they take effect when Docker restarts, which stops its containers for a moment: do it when it suits"
+    )
+    return _result(name, comment, changes)
+
+
+def image(name, source, context):
+    """
+    The image ``name`` is there: loaded beforehand, pulled, or built on this host from ``context``.
+    """
+    try:
+        if __salt__["mrvpn_docker.image"](name):
+            return _result(name, "there")
+        if source == "preloaded":
+            comment = (
+                f"the image {name} is not on this host: load it (docker load), or set image.source to build or pull"
+            )
+            return _result(name, comment, result=False)
+        changes = {"image": {"old": None, "new": name}}
+        if __opts__["test"]:
+            return _result(name, f"would be made: {source}", changes, result=None)
+        if source == "pull":
+            __salt__["mrvpn_docker.pull"](name)
+        else:
+            __salt__["mrvpn_docker.build"](name, context)
+    except CommandExecutionError as error:
+        return _result(name, str(error), result=False)
+    return _result(name, f"made: {source}", changes)

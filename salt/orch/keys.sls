@@ -1,0 +1,38 @@
+# salt-run state.orchestrate orch.keys
+# Keys are made on every host of the description, public ones travel by the mine, every host then knows its far ends.
+{% set hosts = salt['saltutil.runner']('mrvpn.hosts') %}
+
+modules everywhere:
+  salt.function:
+    - name: saltutil.sync_all
+    - tgt: {{ hosts | json }}
+    - tgt_type: list
+
+views without far ends:
+  salt.function:
+    - name: saltutil.refresh_pillar
+    - tgt: {{ hosts | json }}
+    - tgt_type: list
+    - kwarg:
+        wait: True
+    - require:
+      - salt: modules everywhere
+
+keys made and published:
+  salt.state:
+    - tgt: {{ hosts | json }}
+    - tgt_type: list
+    - sls: mrvpn.publish
+    - queue: True
+    - require:
+      - salt: views without far ends
+
+views with far ends:
+  salt.function:
+    - name: saltutil.refresh_pillar
+    - tgt: {{ hosts | json }}
+    - tgt_type: list
+    - kwarg:
+        wait: True
+    - require:
+      - salt: keys made and published

@@ -1,0 +1,26 @@
+# salt-run state.orchestrate orch.routing
+# The description changed: the entrypoint's rules are reloaded in place, and what it runs with now is told by an event.
+{% set hosts = salt['saltutil.runner']('mrvpn.hosts', kwarg={'role': 'entrypoint'}) %}
+
+views:
+  salt.function:
+    - name: saltutil.refresh_pillar
+    - tgt: {{ hosts | json }}
+    - tgt_type: list
+    - kwarg:
+        wait: True
+
+rules:
+  salt.state:
+    - tgt: {{ hosts | json }}
+    - tgt_type: list
+    - sls: mrvpn.routing
+    - queue: True
+    - require:
+      - salt: views
+
+applied:
+  salt.runner:
+    - name: mrvpn.applied
+    - require:
+      - salt: rules

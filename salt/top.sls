@@ -1,0 +1,19 @@
+# The guard first; then what this host's view has. A minion that is not in the description passes the guard and gets nothing.
+{% set view = pillar['mrvpn'] %}
+base:
+  '*':
+    - mrvpn.guard
+{% if view['member'] %}
+    - mrvpn.docker
+    - mrvpn.tunnel
+{% if view['gateway'] is not none %}
+    - mrvpn.gateway
+{% endif %}
+{% if view['country_database'] is not none %}
+    - mrvpn.country
+{% endif %}
+    - mrvpn.compose
+{% if view['routing'] is not none %}
+    - mrvpn.routing
+{% endif %}
+{% endif %}
