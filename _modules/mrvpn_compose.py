@@ -20,7 +20,7 @@ from salt.exceptions import CommandExecutionError
 
 PROJECT = "mrvpn"
 MAIN = "docker-compose.yml"
-HEALTHY_WITHIN = 90  # seconds
+HEALTHY_WITHIN = 60  # seconds
 LAST_LINES = 8
 
 
@@ -197,9 +197,7 @@ def deploy(view):
         except CommandExecutionError as error:
             _back(root, changes)
             raise CommandExecutionError(f"{error}\nthe configuration of before was put back") from None
-        after = _settle(hashes, before)
-    else:
-        after = before
+    after = __salt__["mrvpn_docker.containers"](PROJECT) if containers else before
     observed = _observed(before, after, containers)
     done.update(observed)
     fresh = {service for verb, services in observed.items() if verb != "removed" for service in services}
@@ -212,6 +210,7 @@ def deploy(view):
             done.setdefault("reloaded", {})[service] = how
     finally:
         _remember(root, record)
+    _settle(hashes)
     return done
 
 
@@ -237,20 +236,18 @@ def _back(root, changes):
             pass  # the first error is the one to tell
 
 
-def _settle(hashes, before):
-    """Waits until what was touched is healthy; raises with the last lines of the log of what is not."""
+def _settle(hashes):
+    """Waits until every container is healthy; raises with the last lines of the log of what is not."""
     deadline = time.monotonic() + HEALTHY_WITHIN
     while True:
         have = __salt__["mrvpn_docker.containers"](PROJECT)
         waiting = {
-            service: container
-            for service, container in have.items()
-            if service in hashes
-            and _touched(before.get(service), container)
-            and not (container["running"] and container["health"] in (None, "healthy"))
+            service: have[service]
+            for service in hashes.keys() & have.keys()
+            if not (have[service]["running"] and have[service]["health"] in (None, "healthy"))
         }
         if not waiting:
-            return have
+            return
         if time.monotonic() > deadline:
             raise CommandExecutionError("\n".join(_complaint(service, c) for service, c in sorted(waiting.items())))
         time.sleep(0.25)
