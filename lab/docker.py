@@ -1,0 +1,48 @@
+"""Each Docker host's own dockerd, and the image in it.
+
+Knows: dockerd, its socket, the image file. Must not know: what runs in containers.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+from lab import hosts, image
+from lab.deadline import until
+from lab.state import CGROUP, alive, processes, spawn, stop
+from lab.topology import MANAGED, Host
+
+# Engines 20.10 to 26 need both flags for IPv6 NAT; with the userland proxy a reserved port range costs 200 processes.
+DAEMON_JSON = {"experimental": True, "ip6tables": True, "userland-proxy": False}
+
+
+def start(host: Host) -> None:
+    """Starts the host's dockerd (its guard first, as at a boot) and waits until it answers."""
+    hosts.run(host, "sh", "-c", "cat > /etc/docker/daemon.json", stdin=json.dumps(DAEMON_JSON))
+    guard = "[ ! -x /opt/mrvpn/bin/mrvpn-host-guard ] || /opt/mrvpn/bin/mrvpn-host-guard start"
+    hosts.run(host, "sh", "-c", guard)
+    hosts.run(host, "rm", "-f", "/var/run/docker.pid")
+    name = f"dockerd-{host.name}"
+    pid = spawn(name, [*hosts.enter(host), "dockerd", "--cgroup-parent", f"/{CGROUP}/{host.name}"])
+    until(f"{name} answers", lambda: alive(pid) and hosts.run(host, "docker", "version"), 60)
+
+
+def halt(host: Host) -> None:
+    """Stops the host's dockerd; its containers stop with it."""
+    stop([pid for name, pid in processes() if name == f"dockerd-{host.name}"], seconds=30)
+
+
+def load(host: Host, image_id: str) -> bool:
+    """Loads the image where the host has another one; returns whether it did."""
+    seen = hosts.run(host, "docker", "image", "inspect", "-f", "{{.Id}}", image.name(), check=False)
+    if seen.strip() == image_id:
+        return False
+    hosts.run(host, "docker", "load", "-i", str(image.TARBALL), timeout=300)
+    return True
+
+
+def load_all(image_id: str) -> None:
+    """Loads the image into every host, two at a time: the disk gains nothing from more."""
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda host: load(host, image_id), MANAGED))
