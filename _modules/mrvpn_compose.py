@@ -1,13 +1,15 @@
-"""The compose project of MRVPN on this host: what would change and why, and bringing it about without needless recreates.
+"""The compose project of MRVPN on this host: what would change and why, and bringing it about without needless
+recreates.
 
-Knows: `docker compose`, container ids, compose's config hashes, which container shares whose namespace. Must not know: what the
-services do, the description, the pillar. Files come from mrvpn_tree, containers from mrvpn_docker.
+Knows: `docker compose`, container ids, compose's config hashes, which container shares whose namespace. Must not
+know: what the services do, the description, the pillar. Files come from mrvpn_tree, containers from mrvpn_docker.
 
-`<root>/.mrvpn/applied.json` remembers per service the container we left running, compose's hash of its definition and the hash
-of the live files it has taken over. Compose's own label cannot tell for services that join a namespace: there the hash
-covers the id of the container joined. Lost, it costs one needless reload.
+`<root>/.mrvpn/applied.json` remembers per service the container we left running, compose's hash of its definition and
+the hash of the live files it has taken over. Compose's own label cannot tell for services that join a namespace:
+there the hash covers the id of the container joined. Lost, it costs one needless reload.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -97,11 +99,8 @@ def _why(service, wanted, have, image, record):
     if container is None:
         return "created", "not there yet"
     known = record["services"].get(service, {})
-    if known.get("id") == container["id"]:
-        current = known.get("config") == wanted
-    else:
-        current = container["hash"] == wanted
-    if not current:
+    have_hash = known.get("config") if known.get("id") == container["id"] else container["hash"]
+    if have_hash != wanted:
         return "recreated", "its definition changed"
     if container["image"] != image:
         return "recreated", "its image changed"
@@ -145,7 +144,9 @@ def _reloads(files, plan, record):
 
 
 def _changes(root, files):
-    """What this module writes: all but the daemon's settings, which mrvpn_ipt puts in place with the daemon's consent."""
+    """What this module writes: all but the daemon's settings, which mrvpn_ipt puts in place with the daemon's
+    consent.
+    """
     theirs = {file["target"] for file in files if file["reload"] == "ipt"}
     changes = __salt__["mrvpn_tree.diff"](root, files)
     return {target: what for target, what in changes.items() if target not in theirs or what == "created"}
@@ -153,8 +154,9 @@ def _changes(root, files):
 
 def plan(view):
     """
-    What a deployment would change: ``{"files": {path: what}, "created"|"recreated"|"started"|"moved"|"removed": {service: why},
-    "reloaded": {service: how}}``; empty when nothing would. Checks the compose tree with ``docker compose config``.
+    What a deployment would change: ``{"files": {path: what}, "created"|"recreated"|"started"|"moved"|"removed":
+    {service: why}, "reloaded": {service: how}}``; empty when nothing would. Checks the compose tree with ``docker
+    compose config``.
     """
     root = view["root"]
     files = __salt__["mrvpn_tree.render"](view)
@@ -177,8 +179,8 @@ def deploy(view):
     """
     Brings files and containers to the view and returns what was done, in the shape of ``plan``.
 
-    Order: check the next tree, put it in place, ``up`` where a container must change, reload what reads its files live. Where
-    Docker refuses the new tree the old one is put back and an error raised.
+    Order: check the next tree, put it in place, ``up`` where a container must change, reload what reads its files
+    live. Where Docker refuses the new tree the old one is put back and an error raised.
     """
     root = view["root"]
     files = __salt__["mrvpn_tree.render"](view)
@@ -230,10 +232,8 @@ def _up(root, hashes, containers):
 def _back(root, changes):
     __salt__["mrvpn_tree.put_back"](root, changes)
     if (Path(root) / MAIN).exists():
-        try:
+        with contextlib.suppress(CommandExecutionError):  # the first error is the one to tell
             _compose(root, "up", "--detach", "--remove-orphans")
-        except CommandExecutionError:
-            pass  # the first error is the one to tell
 
 
 def _settle(hashes):

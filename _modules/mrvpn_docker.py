@@ -1,7 +1,8 @@
 """What Docker on this host says, and the checks that it can carry MRVPN.
 
-Knows: the Engine's API on its socket, the compose plugin, daemon.json, the distributions' packages. Must not know: what runs
-in the containers, the description, the pillar. Reads go over the socket: two milliseconds each, where the client takes fifty.
+Knows: the Engine's API on its socket, the compose plugin, daemon.json, the distributions' packages. Must not know:
+what runs in the containers, the description, the pillar. Reads go over the socket: two milliseconds each, where the
+client takes fifty.
 """
 
 import http.client
@@ -22,7 +23,7 @@ PACKAGES = {("Debian", 13): ["docker.io", "docker-compose"], ("Ubuntu", 24): ["d
 
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path):
-        super().__init__("docker", timeout=30)
+        super().__init__("docker", timeout=120)
         self._path = path
 
     def connect(self):
@@ -129,17 +130,19 @@ def install():
     )
     if packages is None:
         raise CommandExecutionError(
-            f"no packages of Docker Compose v2 known for {system[0]} {system[1]}: install Docker 20.10 and Compose 2.20 or newer"
+            f"no packages of Docker Compose v2 known for {system[0]} {system[1]}: "
+            "install Docker 20.10 and Compose 2.20 or newer"
         )
     return __salt__["pkg.install"](pkgs=packages, refresh=True)
 
 
 def containers(project=PROJECT):
     """
-    The project's containers by service: id, name, image, running, started, pid, hash (compose's), network_mode, namespace.
+    The project's containers by service: id, name, image, running, started, pid, hash (compose's), network_mode,
+    namespace.
 
-    ``namespace`` is the inode of the container's network namespace (None where it does not run): containers that should share
-    one are told apart from those left behind in an old one.
+    ``namespace`` is the inode of the container's network namespace (None where it does not run): containers that
+    should share one are told apart from those left behind in an old one.
 
     CLI Example:
 
@@ -259,7 +262,8 @@ def exec_in(container, *command, timeout=60):
 
 def daemon_config(values, path="/etc/docker/daemon.json", write=False):
     """
-    What must change in daemon.json for these keys, ``{key: {"old", "new"}}``; with ``write`` it is merged in, all else kept.
+    What must change in daemon.json for these keys, ``{key: {"old", "new"}}``; with ``write`` it is merged in, all
+    else kept.
 
     CLI Example:
 

@@ -35,7 +35,8 @@ def _with(have, wanted):
 
 def sysctls(file, values, write=True):
     """
-    What differs from these parameters, ``({parameter: {"old", "new"}}, {parameter: why it cannot be set})``, set with ``write``.
+    What differs from these parameters, ``({parameter: {"old", "new"}}, {parameter: why it cannot be set})``, set with
+    ``write``.
 
     CLI Example:
 
@@ -114,10 +115,7 @@ def guard_set(script, running):
 
         salt entry mrvpn_host.guard_set /opt/mrvpn/bin/mrvpn-host-guard True
     """
-    if running:
-        command = [script, "start"]
-    else:
-        command = ["nft", "delete", "table", "inet", "mrvpn_host"]
+    command = [script, "start"] if running else ["nft", "delete", "table", "inet", "mrvpn_host"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
     if done.returncode:
         raise CommandExecutionError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()[-500:]}")

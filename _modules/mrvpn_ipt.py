@@ -34,7 +34,8 @@ def status(service="firezone_ipt"):
 
 def reload(service="firezone_ipt"):
     """
-    Lets the daemon read its settings again: all or nothing. Returns its answer; an error lists the problems when it refuses.
+    Lets the daemon read its settings again: all or nothing. Returns its answer; an error lists the problems when it
+    refuses.
 
     CLI Example:
 
@@ -77,7 +78,8 @@ def plan(view, service, also=()):
 
 def bring(view, service, also=()):
     """
-    Puts the settings in place and has the daemon take them over: ``{"files", "reloaded": {service: answer}}``, empty when current.
+    Puts the settings in place and has the daemon take them over: ``{"files", "reloaded": {service: answer}}``, empty
+    when current.
 
     The old settings come back when the daemon refuses or does not answer, so that a restart starts with what worked.
     """

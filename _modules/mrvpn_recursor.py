@@ -10,7 +10,8 @@ from salt.exceptions import CommandExecutionError
 
 def reload(service):
     """
-    Starts the recursor anew: not all of its settings can be taken over by a running one. Clients ask again within a second.
+    Starts the recursor anew: not all of its settings can be taken over by a running one. Clients ask again within a
+    second.
 
     CLI Example:
 

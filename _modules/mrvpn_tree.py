@@ -1,9 +1,12 @@
-"""The files below MRVPN's root: rendered from a view, compared, put in place together, the old ones kept for one rollback.
+"""The files below MRVPN's root: rendered from a view, compared, put in place together, the old ones kept for one
+rollback.
 
-Knows: the list salt://mrvpn/files.jsonl.j2 (mrvpn/render.py reads the same one on the master's side), Jinja2, file modes. Must
-not know: Docker, what a file means, the pillar. Never returns the text of a file that others may not read.
+Knows: the list salt://mrvpn/files.jsonl.j2 (mrvpn/render.py reads the same one on the master's side), Jinja2, file
+modes. Must not know: Docker, what a file means, the pillar. Never returns the text of a file that others may not
+read.
 
-`<root>/.mrvpn/` (0700) holds `manifest.json` (the files we wrote: only those are ever removed), `next/` and `previous/`.
+`<root>/.mrvpn/` (0700) holds `manifest.json` (the files we wrote: only those are ever removed), `next/` and
+`previous/`.
 """
 
 import difflib
@@ -29,13 +32,16 @@ def _source(name):
 
 def _environment():
     # the same options as mrvpn/render.py
-    return jinja2.Environment(
+    jinja = jinja2.Environment(
         loader=jinja2.FunctionLoader(_source),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    # what is undefined says its name, in JSON too
+    jinja.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": str}
+    return jinja
 
 
 def render(view):
@@ -106,7 +112,8 @@ def _show(old, new, target):
 
 def diff(root, files, whole=True):
     """
-    What differs on disk, ``{path: what}``: a diff, or ``created``, ``changed`` (not shown: it holds keys), ``mode``, ``removed``.
+    What differs on disk, ``{path: what}``: a diff, or ``created``, ``changed`` (not shown: it holds keys), ``mode``,
+    ``removed``.
 
     ``whole``: the list is all of the host's files, so that what we wrote earlier and is not among them is removed.
     """

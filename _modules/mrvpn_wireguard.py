@@ -1,7 +1,7 @@
 """WireGuard's keys on this host, and telling a running tunnel that its files changed.
 
-Knows: X25519 keys in files of their own, `mrvpn-wireguard` in the tunnel's container. Must not know: the description, the pillar,
-who the peers are. A private key is never returned, logged or put into any other file.
+Knows: X25519 keys in files of their own, `mrvpn-wireguard` in the tunnel's container. Must not know: the description,
+the pillar, who the peers are. A private key is never returned, logged or put into any other file.
 """
 
 import base64
@@ -37,7 +37,8 @@ def _registry(root):
 
 def missing_keys(root, names):
     """
-    What is to be done for the keys of these interfaces, ``{interface: what}``; ``names``: ``{interface: path below root}``.
+    What is to be done for the keys of these interfaces, ``{interface: what}``; ``names``: ``{interface: path below
+    root}``.
 
     CLI Example:
 
@@ -61,7 +62,8 @@ def missing_keys(root, names):
 
 def make_keys(root, names):
     """
-    Makes the keys that are missing, each 0600 in its own file, and returns what was done in the shape of ``missing_keys``.
+    Makes the keys that are missing, each 0600 in its own file, and returns what was done in the shape of
+    ``missing_keys``.
 
     CLI Example:
 

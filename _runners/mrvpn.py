@@ -1,7 +1,7 @@
 """What an operator and the orchestrations ask the master: who is in the description, is it good, reload the rules.
 
-Knows: the description's folder from the master's configuration (``ext_pillar: [{mrvpn: {path: ...}}]``), the event bus, the entrypoint's
-answer. Must not know: how a view is made, what a minion does with it.
+Knows: the description's folder from the master's configuration (``ext_pillar: [{mrvpn: {path: ...}}]``), the event
+bus, the entrypoint's answer. Must not know: how a view is made, what a minion does with it.
 """
 
 import contextlib
@@ -108,7 +108,8 @@ def _only_one(path):
 
 def schema_changed():
     """
-    Reloads the rules after a change of the description; called by the reactor. Many events at once become two runs at most.
+    Reloads the rules after a change of the description; called by the reactor. Many events at once become two runs at
+    most.
 
     CLI Example:
 

@@ -34,23 +34,15 @@ def guard(name):
         )
     if not view["member"]:
         return _result(name, f"{view['host']} is not in the description: nothing to do")
-    lacking, unknown = sorted(KEYS - view.keys()), sorted(view.keys() - KEYS)
-    if lacking or unknown:
-        told = [f"lacks {', '.join(lacking)}"] * bool(lacking) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
-        return _result(
-            name,
-            f"the view {' and '.join(told)}: the master's mrvpn package and the states are of different versions",
-            result=False,
-        )
+    lacking = ", ".join(sorted(KEYS - view.keys()))
+    if lacking:
+        comment = f"the view lacks {lacking}: the master's mrvpn package and the states are of different versions"
+        return _result(name, comment, result=False)
     gateway = view["gateway"]
     if gateway is not None and gateway["kind"] != "wireguard":
-        return _result(
-            name,
-            f"gateway.kind is {gateway['kind']}: these states deploy `wireguard` only; set `gateway: {{kind: wireguard}}`",
-            result=False,
-        )
-    comment = "; ".join([f"view {name} of {view['host']}", *view["notices"]])
-    return _result(name, comment)
+        comment = f"gateway.kind is {gateway['kind']}: these states deploy `wireguard` only"
+        return _result(name, comment, result=False)
+    return _result(name, "; ".join([f"view {name} of {view['host']}", *view["notices"]]))
 
 
 def sysctls(name, values):

@@ -1,7 +1,8 @@
-"""The state of the compose project: files, containers, reloads, in one step that knows what changes before anything runs.
+"""The state of the compose project: files, containers, reloads, in one step that knows what changes before anything
+runs.
 
-Knows: mrvpn_compose's plan and deeds. Must not know: Docker, templates. The view is taken from the pillar here and handed on, so
-that its secrets stay out of rendered states.
+Knows: mrvpn_compose's plan and deeds. Must not know: Docker, templates. The view is taken from the pillar here and
+handed on, so that its secrets stay out of rendered states.
 """
 
 from salt.exceptions import CommandExecutionError
@@ -26,10 +27,8 @@ def deployed(name):
     view = __pillar__["mrvpn"]
     ret = {"name": name, "changes": {}, "result": True, "comment": "files and containers are as described"}
     try:
-        if __opts__["test"]:
-            found = __salt__["mrvpn_compose.plan"](view)
-        else:
-            found = __salt__["mrvpn_compose.deploy"](view)
+        act = __salt__["mrvpn_compose.plan" if __opts__["test"] else "mrvpn_compose.deploy"]
+        found = act(view)
     except CommandExecutionError as error:
         ret.update(result=False, comment=str(error))
         return ret

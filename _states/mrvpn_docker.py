@@ -12,7 +12,8 @@ def _result(name, comment, changes=None, result=True):
 
 def engine(name, min_engine, min_compose, manage):
     """
-    Docker Engine and Compose answer and are new enough; installed from the distribution where missing and ``manage`` is true.
+    Docker Engine and Compose answer and are new enough; installed from the distribution where missing and ``manage``
+    is true.
     """
     changes = {}
     try:
@@ -34,7 +35,8 @@ def engine(name, min_engine, min_compose, manage):
 
 def daemon_config(name, values):
     """
-    Merges keys into daemon.json (the file ``name``), all others kept. Docker is restarted by us only where nothing runs on it.
+    Merges keys into daemon.json (the file ``name``), all others kept. Docker is restarted by us only where nothing
+    runs on it.
     """
     try:
         changes = __salt__["mrvpn_docker.daemon_config"](values, name, write=not __opts__["test"])

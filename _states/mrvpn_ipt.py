@@ -8,7 +8,8 @@ from salt.exceptions import CommandExecutionError
 
 def current(name, also=()):
     """
-    Has the daemon of the service ``name`` run with the view's settings; an error leaves the generation of before in force.
+    Has the daemon of the service ``name`` run with the view's settings; an error leaves the generation of before in
+    force.
 
     also
         files besides the settings that a reload reads again (the country database)

@@ -30,13 +30,16 @@ class File:
 
 def environment(states: Path) -> Environment:
     """The Jinja environment of the states' templates; `_modules/mrvpn_tree.py` makes the same one on minions."""
-    return Environment(
+    jinja = Environment(
         loader=FileSystemLoader(states),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    # what is undefined says its name, in JSON too
+    jinja.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": str}
+    return jinja
 
 
 def files(view: Mapping[str, Any], states: Path) -> Iterator[File]:
