@@ -1,0 +1,250 @@
+"""One plain dict per host: all that this host needs and nothing of another's secrets. See docs/contracts.md, 1.
+
+Knows: the network. Must not know: Salt, templates, files.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mrvpn import __version__
+from mrvpn.schema.model import Secret
+from mrvpn.topology import (
+    GATEWAY_INTERFACE,
+    GATEWAY_SERVICE,
+    MULTICAST4,
+    MULTICAST6,
+    Network,
+    client_subnets,
+    collapse,
+    namespace,
+)
+from mrvpn.views import psk
+from mrvpn.views.content import content_hash
+from mrvpn.views.settings import HOOK, RECURSOR_PORT, RECURSOR_UID, services, settings
+
+Keys = Mapping[str, Mapping[str, str]]  # host -> interface -> public key
+Resolve = Callable[[str], str | None]  # name of a secret -> its value
+
+KEEPALIVE = 25
+BRIDGE = "br-mrvpn"
+
+
+def view(network: Network, host: str, public_keys: Keys, secret: Resolve) -> dict[str, Any]:
+    """The view of a host; a minion that is not in the description gets one that says so."""
+    d = network.description
+    if host not in network.hosts:
+        found: dict[str, Any] = {"host": host, "member": False, "root": d.mrvpn_root}
+        return {"version": content_hash(found), **found}
+    is_entry = host == d.entrypoint
+    names = sorted(name for name, tunnel in d.tunnels.items() if host in tunnel.hosts)
+    options = d.hosts.get(host)
+    found = {
+        "host": host,
+        "member": True,
+        "root": d.mrvpn_root,
+        "notices": [],
+        "image": {"name": d.image.name or f"mrvpn:{__version__}", "source": d.image.source},
+        "docker": {"manage": d.docker.manage, "min_engine": "20.10", "min_compose": "2.20"},
+        "mesh": {"ipv4": list(network.mesh4), "ipv6": list(network.mesh6)},
+        "gateway": _gateway(network) if is_entry else None,
+        "tunnels": {name: _tunnel(network, name, host, public_keys, secret) for name in names},
+        "frr": _frr(network, host, names),
+        "recursor": _recursors(network) if is_entry else None,
+        "routing": [
+            {"service": f"{service}_ipt", "namespace": service, "settings": settings(network, service)}
+            for service in services(network)
+        ]
+        if is_entry
+        else None,
+        "country_database": {
+            "source": "salt://mrvpn/country/country.mmdb",
+            "path": "mrvpn/country/country.mmdb",
+        }
+        if is_entry
+        else None,
+        "host_guard": _host_guard(network) if is_entry else None,
+        "lan": list(options.lan) if options else [],
+    }
+    return {"version": content_hash(found), **found}
+
+
+def _compose_network(network: Network) -> dict[str, Any]:
+    """The gateway's own compose network: fixed addresses, so that the host can tell what went through our NAT."""
+    subnet4 = ipaddress.ip_network(network.description.firezone.fz_mgmt_subnet)
+    # a ULA of ours beside it, derived so that two entrypoints on one wire differ
+    tag = content_hash([str(subnet4), network.description.entrypoint])
+    subnet6 = ipaddress.ip_network(f"fd6d:{tag[:4]}:{tag[4:8]}:{tag[8:12]}::/64")
+    return {
+        "name": "mrvpn",
+        "bridge": BRIDGE,
+        "subnets": [str(subnet4), str(subnet6)],
+        "addresses": [str(subnet4.network_address + 2), str(subnet6.network_address + 2)],
+    }
+
+
+def _gateway(network: Network) -> dict[str, Any]:
+    d = network.description
+    clients = []
+    for name, client in sorted(d.clients.items()):
+        addresses = [str(ipaddress.ip_network(address)) for address in client.addresses]
+        clients.append({"name": name, "public_key": client.public_key, "preshared_key": None, "addresses": addresses})
+    return {
+        "kind": d.gateway,
+        "service": GATEWAY_SERVICE,
+        "interface": GATEWAY_INTERFACE,
+        "listen_port": d.firezone.fz_wireguard_port,
+        "mtu": 1280,
+        "addresses": [_first(prefix) for prefix in client_subnets(d)],
+        "clients": clients,
+        "network": _compose_network(network),
+        "port_range": list(d.port_range) if d.port_range else None,
+        "services": services(network),
+    }
+
+
+def _first(prefix: str) -> str:
+    subnet = ipaddress.ip_network(prefix)
+    return f"{subnet.network_address + 1}/{subnet.prefixlen}"
+
+
+def _host_guard(network: Network) -> dict[str, Any]:
+    compose = _compose_network(network)
+    ports = network.description.port_range
+    return {"bridge": BRIDGE, "addresses": compose["addresses"], "reserved_ports": list(ports) if ports else None}
+
+
+def _tunnel(network: Network, name: str, host: str, public_keys: Keys, secret: Resolve) -> dict[str, Any]:
+    d = network.description
+    end = d.tunnels[name].hosts[host]
+    link_local = network.link_local.get(name, {})
+    return {
+        "interface": name,
+        "namespace": namespace(network, name, host),
+        "compose_network": end.compose_network,
+        "autostart": end.autostart,
+        "addresses": list(network.addresses[name][host]),
+        "link_local": link_local.get(host),
+        "listen_port": end.expose.port if end.expose else None,
+        "mtu": end.mtu,
+        "table": end.table or "off",
+        "masquerade": end.masquerade,
+        "keepalive": KEEPALIVE,
+        "peers": [
+            _peer(network, name, host, peer, public_keys, secret) for peer in d.tunnels[name].hosts if peer != host
+        ],
+    }
+
+
+def _peer(network: Network, name: str, host: str, peer: str, public_keys: Keys, secret: Resolve) -> dict[str, Any]:
+    d = network.description
+    end = d.tunnels[name].hosts[peer]
+    own = [str(ipaddress.ip_network(address.split("/")[0])) for address in network.addresses[name][peer]]
+    allowed = [*own, *network.behind(name, peer), *end.allowed_nets]
+    allowed4, allowed6 = list(collapse(allowed, 4)), list(collapse(allowed, 6))
+    if len(d.tunnels[name].hosts) == 2:
+        allowed4 += [] if "0.0.0.0/0" in allowed4 else [MULTICAST4]
+        if name in network.link_local:
+            own_link = network.link_local[name][peer].split("/")[0]
+            allowed6 += [] if "::/0" in allowed6 else [f"{own_link}/128", MULTICAST6]
+    host_part = end.expose.host if end.expose else None
+    options = d.hosts.get(peer)
+    if end.expose and not host_part and options:
+        host_part = options.endpoint
+    endpoint = None
+    if end.expose and host_part:
+        endpoint = f"[{host_part}]:{end.expose.port}" if ":" in host_part else f"{host_part}:{end.expose.port}"
+    return {
+        "host": peer,
+        "public_key": end.public_key or public_keys.get(peer, {}).get(name),
+        "preshared_key": _preshared(network, name, host, peer, secret),
+        "endpoint": endpoint,
+        "allowed_ips": [*allowed4, *allowed6],
+    }
+
+
+def _preshared(network: Network, name: str, host: str, peer: str, secret: Resolve) -> str | None:
+    ends = network.description.tunnels[name].hosts
+    for end in (ends[host], ends[peer]):
+        if end.psk is not None:
+            return secret(end.psk.secret) if isinstance(end.psk, Secret) else end.psk
+    root = secret("psk_root")
+    return psk.derive(root, name, host, peer) if root else None
+
+
+def _frr(network: Network, host: str, names: list[str]) -> list[dict[str, Any]]:
+    """One FRR per network namespace: the gateway's, the host's, or each standalone tunnel's."""
+    d = network.description
+    spaces: dict[str, list[str]] = {}
+    for name in names:
+        space = namespace(network, name, host)
+        spaces.setdefault(name if space == "own" else space, []).append(name)
+    options = d.hosts.get(host)
+    lan = list(options.lan) if options else []
+    found = []
+    for space, tunnels in sorted(spaces.items()):
+        interfaces = [_ospf(network, name) for name in tunnels]
+        mine = [*(lan if space == "host" else [])]
+        if host == d.entrypoint and space == GATEWAY_SERVICE:
+            passive = {"name": GATEWAY_INTERFACE, "passive": True, "cost": None, "bfd": False}
+            interfaces.append({**passive, "ipv6": d.firezone.fz_client_subnet6 is not None})
+            mine += client_subnets(d)
+        declared = set(network.mesh4) | set(network.mesh6)
+        announce = lan if space == "host" else []
+        found.append(
+            {
+                "service": f"{space}_frr" if space != "host" else "mrvpn_frr",
+                "namespace": space,
+                "folder": f"wg_tunnels/{space}/frr" if space in d.tunnels else "mrvpn/frr",
+                "router_id": network.addresses[tunnels[0]][host][0].split("/")[0],
+                "interfaces": interfaces,
+                "announce": {"ipv4": list(collapse(announce, 4)), "ipv6": list(collapse(announce, 6))},
+                "accept": {
+                    "ipv4": list(_without(declared, mine, 4)),
+                    "ipv6": list(_without(declared, mine, 6)),
+                },
+            }
+        )
+    return found
+
+
+def _without(declared: set[str], mine: list[str], version: int) -> tuple[str, ...]:
+    """The declared prefixes of a family minus a host's own, so that nobody's announcement replaces what is connected here."""
+    left = [n for n in (ipaddress.ip_network(p) for p in declared) if n.version == version]
+    for own in (ipaddress.ip_network(p) for p in mine):
+        rest = []
+        for network in left:
+            if network.version == own.version and network.supernet_of(own) and network != own:  # type: ignore[arg-type]
+                rest += list(network.address_exclude(own))  # type: ignore[arg-type]
+            elif not (network.version == own.version and own.supernet_of(network)):  # type: ignore[arg-type]
+                rest.append(network)
+        left = rest
+    return collapse([str(n) for n in left], version)
+
+
+def _ospf(network: Network, name: str) -> dict[str, Any]:
+    return {"name": name, "passive": False, "cost": None, "ipv6": name in network.link_local, "bfd": True}
+
+
+def _recursors(network: Network) -> list[dict[str, Any]]:
+    d = network.description
+    local = ["127.0.0.0/8", "::1/128"]
+    return [
+        {
+            "service": f"{service}_pdns",
+            "namespace": service,
+            "folder": "mrvpn/powerdns/etc",
+            "interfaces": interfaces,
+            "port": RECURSOR_PORT,
+            "allow_from": [*network.mesh4, *network.mesh6, *local],
+            "upstream": list(d.dns.upstream),
+            "forward": {zone: list(addresses) for zone, addresses in sorted(d.dns.forward.items())},
+            "dnssec": d.dns.dnssec,
+            "threads": 2,
+            "hook": HOOK,
+            "user": {"name": "pdns", "uid": RECURSOR_UID},
+        }
+        for service, interfaces in services(network).items()
+    ]
