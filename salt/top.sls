@@ -1,5 +1,6 @@
 # The guard first; then what this host's view has. A minion that is not in the description passes the guard and gets nothing.
-{% set view = pillar['mrvpn'] %}
+# Where the pillar holds no view at all (an ext_pillar that did not load) the guard does not compile: the apply fails.
+{% set view = pillar.get('mrvpn', {'member': False}) %}
 base:
   '*':
     - mrvpn.guard
