@@ -25,13 +25,18 @@ def _path():
     raise CommandExecutionError("the master's configuration names no description: ext_pillar: [{mrvpn: {path: ...}}]")
 
 
-def _network():
-    import mrvpn
+def _compiled():
+    from mrvpn import compiler
 
-    network, problems = mrvpn.compile(_path())
-    if network is None:
-        raise CommandExecutionError("\n".join(["the description is refused:", *(str(problem) for problem in problems)]))
-    return network, problems
+    return compiler.compile_path(Path(_path()))
+
+
+def _network():
+    compiled = _compiled()
+    if compiled.network is None:
+        lines = ["the description is refused:", *(str(problem) for problem in compiled.errors)]
+        raise CommandExecutionError("\n".join(lines))
+    return compiled.network
 
 
 def hosts(role=None):
@@ -44,9 +49,9 @@ def hosts(role=None):
 
         salt-run mrvpn.hosts
     """
-    network, _ = _network()
+    network = _network()
     if role == "entrypoint":
-        return [network.entrypoint]
+        return [network.description.entrypoint]
     if role is not None:
         raise CommandExecutionError(f"role {role}: there is only `entrypoint`")
     return sorted(network.hosts)
@@ -62,10 +67,7 @@ def check():
 
         salt-run mrvpn.check
     """
-    import mrvpn
-
-    _, problems = mrvpn.compile(_path())
-    return [str(problem) for problem in problems]
+    return [str(problem) for problem in _compiled().problems]
 
 
 def applied():

@@ -1,6 +1,8 @@
-"""States against a real Docker Engine in a network namespace of its own: what is recreated, what is not, and what is told.
+"""States against a real Docker Engine in a network namespace of its own: what is recreated, what is not, and what is
+told.
 
-The image's commands are acted (actor.sh): an interface that comes up, a process that ends. What they really do is tested elsewhere.
+The image's commands are acted (actor.sh): an interface that comes up, a process that ends. What they really do is
+tested elsewhere.
 
     mrvpn-ts<pid> (netns)                     entry: firezone (owner) <- wg_uk, wg_office, firezone_{pdns,ipt,frr}
       dockerd -- br-mrvpn -- firezone         uk:    wg_uk (owner) <- wg_uk_frr
