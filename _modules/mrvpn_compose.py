@@ -144,12 +144,17 @@ def _reloads(files, plan, record):
 
 
 def _changes(root, files):
-    """What this module writes: all but the daemon's settings, which mrvpn_ipt puts in place with the daemon's
-    consent.
+    """What this module writes: all but the host's own files, which stand before, and the daemon's settings, which
+    mrvpn_ipt puts in place with the daemon's consent.
     """
-    theirs = {file["target"] for file in files if file["reload"] == "ipt"}
+    hosts = {file["target"] for file in files if file["kind"] == "host"}
+    daemons = {file["target"] for file in files if file["reload"] == "ipt"}
     changes = __salt__["mrvpn_tree.diff"](root, files)
-    return {target: what for target, what in changes.items() if target not in theirs or what == "created"}
+    return {
+        target: what
+        for target, what in changes.items()
+        if target not in hosts and (target not in daemons or what == "created")
+    }
 
 
 def plan(view):

@@ -38,7 +38,8 @@ def ext_pillar(minion_id, pillar, path=None, secrets=None):
     """
     if MISSING:
         return {"_errors": ["mrvpn: the package `mrvpn` is not installed where the master runs: {}".format(MISSING)]}
-    if "mrvpn" in pillar:
+    # masterless, Salt compiles the pillar again on top of the last one: a view of ours in it is no second source
+    if "mrvpn" in pillar and not {"version", "host", "member"} <= set(pillar["mrvpn"] or ()):
         return {"_errors": ["mrvpn: the pillar holds `mrvpn` already: it comes from ext_pillar alone, take it out of pillar_roots"]}
     if not path:
         return {"_errors": ["mrvpn: ext_pillar has no `path`: name the folder of the description"]}

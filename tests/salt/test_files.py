@@ -54,6 +54,9 @@ def additions(mine: Any, theirs: Any, where: str) -> None:
         for key, value in theirs.items():
             assert key in mine, f"{where}.{key} is missing"
             additions(mine[key], value, f"{where}.{key}")
+    elif isinstance(theirs, list) and isinstance(theirs[0], dict):
+        for number, (one, other) in enumerate(zip(mine, theirs, strict=True)):
+            additions(one, other, f"{where}[{number}]")
     elif isinstance(theirs, list):
         positions = [mine.index(item) for item in theirs]
         assert positions == sorted(positions), f"{where}: another order"
