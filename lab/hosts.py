@@ -46,7 +46,20 @@ def make_network(hosts: Sequence[Host]) -> None:
     for host in hosts:
         _add_netns(host.netns)
         _sysctl(host.netns, "net.ipv6.conf.all.forwarding=1", "net.ipv4.ip_forward=1")
-        sh("ip", "link", "add", f"v-{host.name}", "netns", internet, "type", "veth", "peer", "eth0", "netns", host.netns)
+        sh(
+            "ip",
+            "link",
+            "add",
+            f"v-{host.name}",
+            "netns",
+            internet,
+            "type",
+            "veth",
+            "peer",
+            "eth0",
+            "netns",
+            host.netns,
+        )
         for ns, device in ((internet, f"v-{host.name}"), (host.netns, "eth0")):
             _sysctl(ns, f"net.ipv6.conf.{device}.accept_dad=0", f"net.ipv6.conf.{device}.accept_ra=0")
         out, inside = ["ip", "-n", internet], ["ip", "-n", host.netns]

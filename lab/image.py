@@ -113,7 +113,7 @@ def _base() -> None:
     work = CACHE / "base"
     shutil.rmtree(work, ignore_errors=True)
     sh("debootstrap", "--variant=minbase", SUITE, str(work), mirror(), timeout=600)
-    for extra in ("etc/apt/apt.conf.d", ):
+    for extra in ("etc/apt/apt.conf.d",):
         for path in Path("/", extra).glob("*"):
             # what this machine needs to reach its mirror (proxies, dated archives), not its other habits
             if re.search(r"Acquire::", path.read_text(errors="replace")) and "docker" not in path.name:
@@ -122,7 +122,9 @@ def _base() -> None:
         shutil.rmtree(work / folder, ignore_errors=True)
         (work / folder).mkdir(parents=True)
     tar = subprocess.Popen(["tar", "-C", str(work), "-c", "."], stdout=subprocess.PIPE)
-    done = subprocess.run(["docker", "import", "-", BASE], stdin=tar.stdout, env={**os.environ, **_ENV}, capture_output=True)
+    done = subprocess.run(
+        ["docker", "import", "-", BASE], stdin=tar.stdout, env={**os.environ, **_ENV}, capture_output=True
+    )
     if tar.wait() or done.returncode:
         raise Trouble(f"docker import of the base: {done.stderr.decode()[-300:]}")
     shutil.rmtree(work)

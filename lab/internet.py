@@ -143,10 +143,7 @@ def count_reset() -> None:
         f" set seen{family} {{ type ifname . {kind}; size 65536; flags dynamic; counter; }}"
         for family, kind in ((4, "ipv4_addr"), (6, "ipv6_addr"))
     )
-    rules = "\n".join(
-        f"  add @seen{family} {{ iifname . {key} daddr }}"
-        for family, key in ((4, "ip"), (6, "ip6"))
-    )
+    rules = "\n".join(f"  add @seen{family} {{ iifname . {key} daddr }}" for family, key in ((4, "ip"), (6, "ip6")))
     text = (
         "table inet count\ndelete table inet count\ntable inet count {\n"
         f"{sets}\n chain pre {{ type filter hook prerouting priority raw;\n{rules}\n }}\n}}\n"

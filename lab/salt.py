@@ -80,7 +80,9 @@ def _minion_config(host: Host) -> dict[str, object]:
 
 
 def _put(host: Host, path: str, text: str, mode: str = "0644") -> None:
-    hosts.run(host, "sh", "-c", f"umask 077; mkdir -p {Path(path).parent}; cat > {path}; chmod {mode} {path}", stdin=text)
+    hosts.run(
+        host, "sh", "-c", f"umask 077; mkdir -p {Path(path).parent}; cat > {path}; chmod {mode} {path}", stdin=text
+    )
 
 
 def configure() -> None:

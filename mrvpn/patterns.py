@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import re2
 
@@ -48,7 +49,7 @@ def compile_pattern(pattern: str) -> Shape:
 def problem(pattern: str) -> str | None:
     """Why the pattern cannot be used and what would be right, or None."""
     try:
-        re2.compile(_insensitive(pattern), _QUIET)
+        _compile(_insensitive(pattern))
     except re2.error as error:
         try:
             re.compile(pattern)
@@ -56,8 +57,15 @@ def problem(pattern: str) -> str | None:
             return f"{pattern!r} is no regular expression: {wrong}"
         told = error.args[0] if error.args else error
         told = told.decode(errors="replace") if isinstance(told, bytes) else told
-        return f"{pattern!r} needs what RE2 has not ({told}): write it without look-around and back-references{_proposal(pattern)}"
+        return (
+            f"{pattern!r} needs what RE2 has not ({told}): "
+            f"write it without look-around and back-references{_proposal(pattern)}"
+        )
     return None
+
+
+def _compile(pattern: str) -> Any:
+    return re2.compile(pattern, _QUIET)  # type: ignore[no-untyped-call]
 
 
 def _insensitive(pattern: str) -> str:
@@ -69,7 +77,7 @@ def _proposal(pattern: str) -> str:
     if plain == pattern or not plain:
         return ""
     try:
-        re2.compile(plain, _QUIET)
+        _compile(plain)
     except re2.error:
         return ""
     return f", such as {plain!r}"

@@ -54,7 +54,9 @@ def _tunnels(source: Source, d: Description) -> None:
         for prefix in tunnel.subnet:
             network = ipaddress.ip_network(prefix)
             if network.num_addresses - 2 < len(tunnel.hosts):
-                source.problem((*path, "subnet"), f"{prefix} is too small for {len(tunnel.hosts)} hosts", "subnet-small")
+                source.problem(
+                    (*path, "subnet"), f"{prefix} is too small for {len(tunnel.hosts)} hosts", "subnet-small"
+                )
         if len(tunnel.hosts) < 2:
             source.problem((*path, "hosts"), "a tunnel needs two hosts at least", "tunnel-ends")
         elif not any(end.expose for end in tunnel.hosts.values()):
@@ -75,7 +77,9 @@ def _tunnels(source: Source, d: Description) -> None:
 def _subnets(source: Source, d: Description) -> None:
     owned: list[tuple[Any, tuple[str | int, ...], str]] = []
     for name, tunnel in d.tunnels.items():
-        owned += [(ipaddress.ip_network(p), ("tunnels", name, "subnet"), f"tunnels.{name}.subnet") for p in tunnel.subnet]
+        owned += [
+            (ipaddress.ip_network(p), ("tunnels", name, "subnet"), f"tunnels.{name}.subnet") for p in tunnel.subnet
+        ]
     for host, options in d.hosts.items():
         owned += [(ipaddress.ip_network(p), ("hosts", host, "lan"), f"hosts.{host}.lan") for p in options.lan]
     for key in ("fz_client_subnet", "fz_client_subnet6", "fz_mgmt_subnet"):
@@ -83,7 +87,9 @@ def _subnets(source: Source, d: Description) -> None:
         if prefix:
             owned.append((ipaddress.ip_network(prefix), ("firezone", key), f"firezone.{key}"))
     for version in (4, 6):
-        family = sorted((o for o in owned if o[0].version == version), key=lambda o: (o[0].network_address, o[0].prefixlen))
+        family = sorted(
+            (o for o in owned if o[0].version == version), key=lambda o: (o[0].network_address, o[0].prefixlen)
+        )
         for (wide, _, wide_name), (network, path, name) in itertools.pairwise(family):
             if wide.overlaps(network) and wide_name != name:
                 source.problem(path, f"{network} overlaps {wide} of {wide_name}: choose a prefix of its own", "overlap")
@@ -103,7 +109,9 @@ def _ports(source: Source, d: Description) -> None:
                 source.problem(path, f"port {end.expose.port} is taken by {other} on the same host", "port-taken")
             low, high = d.port_range or (0, 65535)
             if end.compose_service and not low <= end.expose.port <= high:
-                message = f"port {end.expose.port} is outside port_range {low}-{high}: the gateway restarts to publish it"
+                message = (
+                    f"port {end.expose.port} is outside port_range {low}-{high}: the gateway restarts to publish it"
+                )
                 source.problem(path, message, "port-range", warning=True)
 
 
@@ -126,10 +134,14 @@ def _keys(source: Source, d: Description) -> None:
 def _entrypoint(source: Source, d: Description) -> None:
     hosts = {host for tunnel in d.tunnels.values() for host in tunnel.hosts}
     if d.entrypoint and d.tunnels and d.entrypoint not in hosts:
-        source.problem(("entrypoint",), f"{d.entrypoint} has no end of any tunnel{_near(d.entrypoint, hosts)}", "entrypoint")
+        source.problem(
+            ("entrypoint",), f"{d.entrypoint} has no end of any tunnel{_near(d.entrypoint, hosts)}", "entrypoint"
+        )
     for host in d.hosts:
         if hosts and host not in hosts:
-            source.problem(("hosts", host), f"has no end of any tunnel{_near(host, hosts)}", "unknown-host", warning=True)
+            source.problem(
+                ("hosts", host), f"has no end of any tunnel{_near(host, hosts)}", "unknown-host", warning=True
+            )
     for service, interfaces in d.services.items():
         known = {*d.tunnels, GATEWAY_INTERFACE}
         for number, interface in enumerate(interfaces):
@@ -140,9 +152,13 @@ def _entrypoint(source: Source, d: Description) -> None:
     for number, interface in enumerate(d.routing.interfaces):
         if interface not in ingress:
             path = ("routing", "interfaces", number)
-            source.problem(path, f"{interface} is no interface of the entrypoint{_near(interface, ingress)}", "unknown-interface")
+            source.problem(
+                path, f"{interface} is no interface of the entrypoint{_near(interface, ingress)}", "unknown-interface"
+            )
     if d.clients and d.gateway == "firezone":
-        source.problem(("clients",), "clients are described for `gateway: wireguard`; Firezone keeps its own", "clients")
+        source.problem(
+            ("clients",), "clients are described for `gateway: wireguard`; Firezone keeps its own", "clients"
+        )
     subnets = [ipaddress.ip_network(p) for p in (d.firezone.fz_client_subnet, d.firezone.fz_client_subnet6) if p]
     for name, client in d.clients.items():
         for number, address in enumerate(client.addresses):

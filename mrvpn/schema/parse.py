@@ -44,9 +44,9 @@ def _tell(source: Source, item: dict[str, Any]) -> None:
 def _walk(tree: Any, location: list[Any]) -> Path_:
     path: Path_ = ()
     for part in location:
-        if isinstance(tree, dict) and part in tree:
-            tree = tree[part]
-        elif isinstance(tree, list) and isinstance(part, int) and part < len(tree):
+        if (isinstance(tree, dict) and part in tree) or (
+            isinstance(tree, list) and isinstance(part, int) and part < len(tree)
+        ):
             tree = tree[part]
         else:
             continue

@@ -84,11 +84,13 @@ def _read_file(file: Path, source: Source) -> None:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        return fail(f"is not UTF-8 (byte {error.start}): save it as UTF-8", "encoding", raw[: error.start].count(b"\n") + 1)
+        return fail(
+            f"is not UTF-8 (byte {error.start}): save it as UTF-8", "encoding", raw[: error.start].count(b"\n") + 1
+        )
     try:
         for event in yaml.parse(text, Loader=Loader):
             if isinstance(event, yaml.AliasEvent):
-                return fail("aliases (*name) are not read: write the value out", "alias", event.start_mark.line + 1)
+                return fail("aliases (*name) are not read: write the value out", "alias", _line(event))
         node = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
@@ -127,7 +129,9 @@ def _merge(source: Source, into: dict[str, Any], node: yaml.MappingNode, path: P
             continue
         if key in into:
             other = "{}:{}".format(*source.place(here))
-            source.problems.append(Problem(*place, dotted(here), f"is set already in {other}: keep one", "duplicate-key"))
+            source.problems.append(
+                Problem(*place, dotted(here), f"is set already in {other}: keep one", "duplicate-key")
+            )
             continue
         source.places[here] = place
         into[key] = _value(source, value_node, here, file)
@@ -152,3 +156,7 @@ def _value(source: Source, node: yaml.Node, path: Path_, file: str) -> Any:
 
 
 _scalars = yaml.SafeLoader("")
+
+
+def _line(event: yaml.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark else 0

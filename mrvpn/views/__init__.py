@@ -211,14 +211,14 @@ def _frr(network: Network, host: str, names: list[str]) -> list[dict[str, Any]]:
 
 
 def _without(declared: set[str], mine: list[str], version: int) -> tuple[str, ...]:
-    """The declared prefixes of a family minus a host's own, so that nobody's announcement replaces what is connected here."""
-    left = [n for n in (ipaddress.ip_network(p) for p in declared) if n.version == version]
+    """The declared prefixes of a family minus a host's own: nobody's announcement replaces what is connected here."""
+    left: list[Any] = [n for n in (ipaddress.ip_network(p) for p in declared) if n.version == version]
     for own in (ipaddress.ip_network(p) for p in mine):
-        rest = []
+        rest: list[Any] = []
         for network in left:
-            if network.version == own.version and network.supernet_of(own) and network != own:  # type: ignore[arg-type]
-                rest += list(network.address_exclude(own))  # type: ignore[arg-type]
-            elif not (network.version == own.version and own.supernet_of(network)):  # type: ignore[arg-type]
+            if network.version == own.version and network.supernet_of(own) and network != own:
+                rest += list(network.address_exclude(own))
+            elif not (network.version == own.version and own.supernet_of(network)):
                 rest.append(network)
         left = rest
     return collapse([str(n) for n in left], version)

@@ -1,0 +1,125 @@
+"""A DNS answer and the rules -> what must be in the kernel before the client sees it, and what the client may see.
+
+Knows: names, records, rules. Must not know: datagrams, sockets, clocks, the kernel.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ipt_server.core.rules import Address, RuleSet
+from ipt_server.settings import RuleSetting
+
+A, CNAME, PTR, AAAA, DNAME, SVCB, HTTPS = 1, 5, 12, 28, 39, 64, 65
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record: type, TTL in seconds, owner (lower case, no last dot), and what it carries."""
+
+    kind: int
+    ttl: int
+    owner: str
+    addresses: tuple[Address, ...] = ()  # A, AAAA; address hints of SVCB and HTTPS
+    target: str | None = None  # CNAME, DNAME, PTR, SVCB, HTTPS
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the hook tells of an answer."""
+
+    nonce: str
+    qtype: int
+    client: str
+    qname: str
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """An address to learn under a rule, for an answer whose TTL is `ttl` seconds, by the name that matched."""
+
+    address: Address
+    rule: RuleSetting
+    ttl: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Lessons to be in the kernel first; targets that inherit a rule; what is changed in the answer (ttl 0: nothing)."""
+
+    lessons: tuple[Lesson, ...] = ()
+    inherit: tuple[tuple[str, str], ...] = ()  # (target, the name whose rule it inherits)
+    ttl: int = 0
+    no_ipv6: bool = False
+    no_hints: bool = False
+
+
+def judge(answer: Answer, rules: RuleSet, inherited: Mapping[str, str], own: frozenset[Address]) -> Judgement:
+    """What an answer calls for. The rule is matched against the name asked for and every name of its chain.
+
+    `inherited`: targets of HTTPS records that were answered before, each with the name whose rule it inherits.
+    """
+    names = [answer.qname, *(name for r in answer.records for name in _chain_names(r))]
+    names += [inherited[name] for name in names if name in inherited]
+    matched = rules.best(names)
+    if not matched:
+        return Judgement()
+    ttl = _ttl(matched, rules)
+    routing = next((rule for rule in matched if rule.exit is not None), None)
+    if routing is None:
+        return Judgement(ttl=ttl)
+    source = next(name for name in names if routing in rules.match(name))
+    carried = max((min(r.ttl, ttl) if ttl else r.ttl for r in answer.records), default=0)
+    exit_ = rules.exit_of(routing.mark)
+    strip = rules.settings.hints == "strip"
+    lessons, targets = [], []
+    for record in answer.records:
+        addresses: Iterable[Address] = record.addresses
+        if record.kind in (SVCB, HTTPS):
+            addresses = () if strip else addresses
+            if record.target:
+                targets.append((record.target, source))
+        elif record.kind == PTR:
+            asked = reverse_address(answer.qname)
+            addresses = (asked,) if asked is not None else ()
+        for address in addresses:
+            if not teachable(address, own) or (address.version == 6 and not exit_.ipv6):
+                continue
+            if rules.beats(routing, address):
+                lessons.append(Lesson(address, routing, carried, source))
+    return Judgement(tuple(lessons), tuple(targets), ttl, no_ipv6=not exit_.ipv6, no_hints=strip)
+
+
+def _chain_names(record: Record) -> Iterable[str]:
+    if record.kind in (CNAME, DNAME):
+        return (record.owner, record.target) if record.target else (record.owner,)
+    return (record.target,) if record.kind == PTR and record.target else (record.owner,)
+
+
+def _ttl(matched: Iterable[RuleSetting], rules: RuleSet) -> int:
+    """The largest TTL that may be handed out: the smallest of domain_route_ttl and the matching rules' own."""
+    own = [rule.ttl for rule in matched if rule.ttl]
+    return min([rules.settings.domain_route_ttl, *own])
+
+
+def teachable(address: Address, own: frozenset[Address]) -> bool:
+    """Whether an answer may teach this address: public, unicast, and no address of ours."""
+    return address.is_global and not address.is_multicast and address not in own
+
+
+def reverse_address(name: str) -> Address | None:
+    """The address that a name under in-addr.arpa or ip6.arpa asks about, or None."""
+    labels = name.split(".")
+    try:
+        if name.endswith(".in-addr.arpa") and len(labels) == 6:
+            return ipaddress.IPv4Address(".".join(reversed(labels[:4])))
+        if name.endswith(".ip6.arpa") and len(labels) == 34:
+            digits = "".join(reversed(labels[:32]))
+            return ipaddress.IPv6Address(int(digits, 16)) if len(digits) == 32 else None
+    except ValueError:
+        return None
+    return None

@@ -1,0 +1,177 @@
+"""Which rule a name or an address falls under.
+
+Knows: rules, names, addresses, the one precedence. Must not know: the kernel, DNS messages, where countries come from (it is given
+their ranges).
+"""
+
+from __future__ import annotations
+
+import bisect
+import ipaddress
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import re2
+
+from ipt_server.core.intervals import Interval, flatten
+from ipt_server.core.private import PRIVATE
+from ipt_server.settings import Exit, RuleSetting, Settings
+from mrvpn import marks, patterns, precedence
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Countries = Mapping[str, Mapping[int, Sequence[tuple[int, int]]]]  # code -> family -> [(first, last)]
+
+
+class RuleSet:
+    """The compiled rules of one generation: look-ups by name and by address."""
+
+    def __init__(self, settings: Settings, countries: Countries) -> None:
+        self.settings = settings
+        self.rules = settings.rules
+        self.position = {rule.mark: number for number, rule in enumerate(settings.rules)}
+        self.by_mark = {rule.mark: rule for rule in settings.rules}
+        self._exits = {e.name: e for e in settings.exits}
+        self._exact: dict[str, list[RuleSetting]] = {}
+        self._below: dict[str, list[RuleSetting]] = {}
+        self._regex_rules: list[RuleSetting] = []
+        self._regex: Any = None
+        self._compile_names()
+        self.fallback = _fallback(settings)
+        self.intervals = {family: _intervals(settings, countries, family, self.fallback) for family in (4, 6)}
+        self._starts = {family: [first for first, _, _ in self.intervals[family]] for family in (4, 6)}
+
+    def _compile_names(self) -> None:
+        regexes = []
+        for rule in self.rules:
+            for suffix in rule.suffixes:
+                self._exact.setdefault(suffix, []).append(rule)
+                self._below.setdefault(suffix, []).append(rule)
+            for pattern in rule.patterns:
+                shape = patterns.compile_pattern(pattern)
+                if shape.regex is not None:
+                    regexes.append(shape.regex)
+                    self._regex_rules.append(rule)
+                    continue
+                name = shape.name or ""
+                if shape.itself:
+                    self._exact.setdefault(name, []).append(rule)
+                if shape.below:
+                    self._below.setdefault(name, []).append(rule)
+        if regexes:
+            self._regex = re2.Set.FullMatchSet()  # type: ignore[no-untyped-call]
+            for regex in regexes:
+                self._regex.Add(regex)
+            self._regex.Compile()
+
+    @property
+    def asks_for_all(self) -> bool:
+        """Whether some rule is no look-up, so that every name must be asked about."""
+        return self._regex is not None
+
+    def suffixes(self) -> Iterable[str]:
+        """Every name that, itself or as an ancestor, a look-up rule names."""
+        return {**self._exact, **self._below}.keys()
+
+    def _key(self, rule: RuleSetting, length: int = 0) -> precedence.Key:
+        return precedence.key(rule.weight, rule.kind, length, self.position[rule.mark])
+
+    def match(self, name: str) -> list[RuleSetting]:
+        """The domain rules that match a name (lower case, no last dot), best first."""
+        found: dict[int, RuleSetting] = {rule.mark: rule for rule in self._exact.get(name, ())}
+        start = name.find(".") + 1
+        while start:
+            for rule in self._below.get(name[start:], ()):
+                found[rule.mark] = rule
+            start = name.find(".", start) + 1
+        if self._regex is not None:
+            for number in self._regex.Match(name):
+                rule = self._regex_rules[number]
+                found[rule.mark] = rule
+        return sorted(found.values(), key=self._key)
+
+    def best(self, names: Iterable[str]) -> list[RuleSetting]:
+        """The domain rules that match any of the names, best first."""
+        found = {rule.mark: rule for name in names for rule in self.match(name)}
+        return sorted(found.values(), key=self._key)
+
+    def covering(self, address: Address) -> int:
+        """The rule mark that the maps give an address; DEFAULT_RULE where none covers it."""
+        family = address.version
+        number = int(address)
+        at = bisect.bisect_right(self._starts[family], number) - 1
+        if at >= 0:
+            first, last, mark = self.intervals[family][at]
+            if first <= number <= last:
+                return mark
+        return marks.DEFAULT_RULE
+
+    def beats(self, rule: RuleSetting, address: Address) -> bool:
+        """Whether a domain rule wins over what covers the address."""
+        covering = self.by_mark.get(self.covering(address), self.fallback)
+        if covering is None:
+            return True
+        length = 0
+        if covering.prefixes:
+            length = max(
+                (n.prefixlen for n in map(ipaddress.ip_network, covering.prefixes) if _in(address, n)), default=0
+            )
+        return self._key(rule) < self._key(covering, length)
+
+    def exit_of(self, mark: int) -> Exit:
+        """The exit that a rule mark leads to; what names none goes by the default."""
+        rule = self.by_mark.get(mark, self.fallback)
+        return self._exits[rule.exit] if rule and rule.exit else self.settings.exits[0]
+
+
+def _in(address: Address, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
+    return address.version == network.version and address in network
+
+
+def _public(whole: tuple[int, int], family: int) -> list[tuple[int, int]]:
+    """A range without the private destinations of its family."""
+    found = [whole]
+    for network in map(ipaddress.ip_network, PRIVATE[family]):
+        low, high = int(network.network_address), int(network.broadcast_address)
+        found = [
+            part
+            for first, last in found
+            for part in ((first, min(last, low - 1)), (max(first, high + 1), last))
+            if part[0] <= part[1]
+        ]
+    return found
+
+
+def _fallback(settings: Settings) -> RuleSetting | None:
+    """The rule for all that nothing else covers: a whole default that every other rule of addresses beats.
+
+    It stands behind DEFAULT_RULE instead of filling every gap of the interval maps.
+    """
+    layers = [
+        (precedence.key(rule.weight, rule.kind, 0, number), rule)
+        for number, rule in enumerate(settings.rules)
+        if rule.exit is not None and (rule.countries or rule.prefixes)
+    ]
+    if not layers:
+        return None
+    _, last = max(layers, key=lambda layer: layer[0])
+    return last if last.kind == "default" and {"0.0.0.0/0", "::/0"} <= set(last.prefixes) else None
+
+
+def _intervals(settings: Settings, countries: Countries, family: int, fallback: RuleSetting | None) -> list[Interval]:
+    """Disjoint intervals of rule marks for one family: prefixes and countries, by the one precedence."""
+    layers: list[tuple[precedence.Key, int, Sequence[tuple[int, int]]]] = []
+    for number, rule in enumerate(settings.rules):
+        if rule.exit is None or rule is fallback:
+            continue
+        for country in rule.countries:
+            ranges = countries.get(country, {}).get(family, ())
+            layers.append((precedence.key(rule.weight, rule.kind, 0, number), rule.mark, ranges))
+        for prefix in rule.prefixes:
+            network = ipaddress.ip_network(prefix)
+            if network.version == family:
+                ranges = [(int(network.network_address), int(network.broadcast_address))]
+                if rule.kind == "default":
+                    ranges = _public(ranges[0], family)  # a default names no private destination
+                key = precedence.key(rule.weight, rule.kind, network.prefixlen, number)
+                layers.append((key, rule.mark, ranges))
+    return flatten(layers)

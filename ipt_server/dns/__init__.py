@@ -1,0 +1,1 @@
+"""The DNS side: the hook's datagrams, the suffix filter, the recursor's caches."""

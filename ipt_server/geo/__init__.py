@@ -1,0 +1,1 @@
+"""Country databases -> ranges of addresses by country."""

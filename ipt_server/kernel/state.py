@@ -1,0 +1,143 @@
+"""The kernel as one thing: install, fill, open, learn, reload. Every method either takes effect whole or raises.
+
+Knows: skeleton, elements, rules and routes, in which order. Must not know: DNS, files of settings, HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+from collections.abc import Iterable, Sequence
+
+from ipt_server.core.intervals import Interval
+from ipt_server.core.learned import Address, Change
+from ipt_server.core.rules import RuleSet
+from ipt_server.kernel import routes, skeleton
+from ipt_server.kernel.netlink import Batch, KernelRefused, Socket, is_missing
+from mrvpn import marks
+
+log = logging.getLogger(__name__)
+
+
+class NftRefused(Exception):
+    """nft refused a text; the message is its first line, and nothing of the text is in force."""
+
+
+def nft(text: str) -> None:
+    """Puts a text in force as one transaction."""
+    done = subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise NftRefused((done.stderr.strip() or "nft failed").splitlines()[0])
+
+
+def standing_form() -> str | None:
+    """The form of the table that stands, or None where there is none."""
+    done = subprocess.run(
+        ["nft", "-t", "list", "table", "inet", skeleton.TABLE], capture_output=True, text=True, timeout=60
+    )
+    if done.returncode:
+        return None
+    for line in done.stdout.splitlines():
+        line = line.strip()
+        if line.startswith("comment "):
+            return line.removeprefix("comment ").strip('"')
+    return ""
+
+
+class Kernel:
+    """What ipt_server does to its namespace."""
+
+    def __init__(self) -> None:
+        self._socket = Socket()
+        self._intervals: dict[int, Sequence[Interval]] = {}
+        self._default: str | None = None
+
+    def apply(self, rules: RuleSet, learned: Iterable[tuple[Address, int, float]]) -> bool:
+        """Makes the kernel what the rules say, keeping a standing table of the same form; returns whether it was kept.
+
+        `learned`: (address, mark, seconds left). A new table stays closed until everything else is there.
+        """
+        s = rules.settings
+        kept = standing_form() == skeleton.structure(s)
+        if not kept:
+            nft(skeleton.table(s))
+        routes.apply_rules(s)
+        routes.apply_tables(s)
+        if kept:
+            nft(skeleton.update(s))
+        batch = Batch(skeleton.TABLE)
+        elements = list(learned)
+        for family in (4, 6):
+            batch.replace_intervals(f"geo{family}", family, rules.intervals[family])
+            own = [(int(a), mark, seconds) for a, mark, seconds in elements if a.version == family]
+            batch.flush(f"learned{family}").set_timed(f"learned{family}", family, own)
+        self._socket.send(batch)
+        self.open(rules)
+        return kept
+
+    def open(self, rules: RuleSet) -> None:
+        """Lets traffic pass by its exits: `exit_of` and `pair` in one transaction."""
+        s = rules.settings
+        self._default = routes.default_interface()
+        pairs = [(e.mark, e.interface or self._default) for e in s.exits]
+        exit_of = [(rule.mark, rules.exit_of(rule.mark).mark) for rule in rules.rules]
+        exit_of.append((marks.DEFAULT_RULE, s.exits[0].mark))
+        nft(skeleton.opening([(mark, name) for mark, name in pairs if name], exit_of))
+
+    def links_changed(self, rules: RuleSet) -> int:
+        """Puts back what an interface took with it; returns the number of changes."""
+        changed = routes.apply_tables(rules.settings)
+        if routes.default_interface() != self._default:
+            self.open(rules)
+            changed += 1
+        return changed
+
+    def learn(self, changes: Sequence[Change]) -> None:
+        """Puts learned addresses in force; returns when the kernel has them. Raises KernelRefused."""
+        if not changes:
+            return
+        try:
+            self._socket.send(self._learning(changes, forget=True))
+        except KernelRefused as error:
+            if not is_missing(error):
+                raise
+            # an element that ran out between our clock and the kernel's: they are all set one by one
+            for change in changes:
+                self._learn_one(change)
+
+    def _learning(self, changes: Sequence[Change], forget: bool) -> Batch:
+        batch = Batch(skeleton.TABLE)
+        for family in (4, 6):
+            own = [c for c in changes if c.address.version == family]
+            name = f"learned{family}"
+            if forget and (old := [int(c.address) for c in own if c.replaces or c.mark is None]):
+                batch.delete(name, family, old)
+            if new := [(int(c.address), c.mark, c.timeout) for c in own if c.mark is not None]:
+                batch.set_timed(name, family, new)
+        return batch
+
+    def _learn_one(self, change: Change) -> None:
+        for forget in (False, True):
+            try:
+                self._socket.send(self._learning([change], forget=forget))
+                return
+            except KernelRefused:
+                if forget:
+                    raise
+
+    def standing_learned(self) -> list[tuple[str, int, float]]:
+        """The learned elements that the kernel holds: (address, mark, seconds left)."""
+        found = []
+        for family in (4, 6):
+            done = subprocess.run(
+                ["nft", "-j", "list", "map", "inet", skeleton.TABLE, f"learned{family}"],
+                capture_output=True, text=True, timeout=120,
+            )  # fmt: skip
+            if done.returncode:
+                continue
+            for item in json.loads(done.stdout)["nftables"]:
+                for key, mark in item.get("map", {}).get("elem", []):
+                    element = key["elem"] if isinstance(key, dict) else {"val": key}
+                    found.append((str(element["val"]), int(mark), float(element.get("expires", 600))))
+        return found

@@ -1,0 +1,43 @@
+"""What survives a restart: names and expiries of learned addresses, in one file.
+
+Knows: the file, one JSON list a line: [address, mark, expiry (Unix seconds), name]. Must not know: rules, the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ipt_server.core.learned import Address, Entry
+
+log = logging.getLogger(__name__)
+
+
+def save(path: Path, entries: Iterable[tuple[Address, Entry]], offset: float) -> None:
+    """Writes the entries, replacing the file at once; `offset` turns their clock into Unix time."""
+    new = path.with_suffix(".new")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new.open("w", encoding="utf-8") as out:
+        for address, entry in entries:
+            out.write(json.dumps([str(address), entry.mark, round(entry.expiry + offset, 1), entry.name]) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    new.rename(path)
+
+
+def load(path: Path, offset: float) -> dict[Address, Entry]:
+    """The entries of a file; a line that cannot be read is passed over, a missing file is empty."""
+    found: dict[Address, Entry] = {}
+    with contextlib.suppress(FileNotFoundError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                address, mark, expiry, name = json.loads(line)
+                found[ipaddress.ip_address(address)] = Entry(int(mark), float(expiry) - offset, str(name))
+            except (ValueError, TypeError):
+                log.warning("a line of %s was passed over", path)
+    return found
