@@ -7,8 +7,8 @@ base:
 {% if view['member'] %}
     - mrvpn.docker
     - mrvpn.tunnel
-{% if view['gateway'] is not none %}
-    - mrvpn.gateway
+{% if view['host_guard'] is not none %}
+    - mrvpn.host
 {% endif %}
 {% if view['country_database'] is not none %}
     - mrvpn.country

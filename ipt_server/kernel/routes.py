@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import dataclass
 from typing import Any
 
 from ipt_server.settings import Settings
@@ -19,14 +18,8 @@ LAST_PREFERENCE = 9999  # ours: 100 to 9999; the kernel's own are 0, 32766, 3276
 UNREACHABLE_METRIC = 9999
 
 
-@dataclass(frozen=True)
 class RouteProblem(Exception):
-    """ip refused a command; the text is its own last line."""
-
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
+    """ip refused a command; the text is its own line."""
 
 
 def _ip(family: int, *argv: str, batch: str | None = None) -> str:
@@ -35,6 +28,17 @@ def _ip(family: int, *argv: str, batch: str | None = None) -> str:
     if done.returncode:
         raise RouteProblem(f"{' '.join(command)}: {(done.stderr.strip() or 'failed').splitlines()[0]}")
     return done.stdout
+
+
+def _table(family: int, table: int) -> list[dict[str, Any]]:
+    """The routes of a table; one that never had a route does not exist yet."""
+    try:
+        found: list[dict[str, Any]] = json.loads(_ip(family, "-json", "route", "show", "table", str(table)) or "[]")
+    except RouteProblem as problem:
+        if "does not exist" in str(problem):
+            return []
+        raise
+    return found
 
 
 def wanted_rules(s: Settings) -> list[str]:
@@ -105,7 +109,7 @@ def apply_tables(s: Settings) -> int:
             if e.interface is None:
                 continue
             serves = (e.ipv4 if family == 4 else e.ipv6) and e.interface in up
-            routes = json.loads(_ip(family, "-json", "route", "show", "table", str(e.table)) or "[]")
+            routes = _table(family, e.table)
             own = [r for r in routes if r.get("dev") == e.interface and r["dst"] == "default"]
             floor = [r for r in routes if r.get("type") == "unreachable" and r["dst"] == "default"]
             if not floor:

@@ -65,7 +65,7 @@ def view(network: Network, host: str, public_keys: Keys, secret: Resolve) -> dic
         }
         if is_entry
         else None,
-        "host_guard": _host_guard(network) if is_entry else None,
+        "host_guard": _host_guard(network, host, names),
         "lan": list(options.lan) if options else [],
     }
     return {"version": content_hash(found), **found}
@@ -110,10 +110,22 @@ def _first(prefix: str) -> str:
     return f"{subnet.network_address + 1}/{subnet.prefixlen}"
 
 
-def _host_guard(network: Network) -> dict[str, Any]:
-    compose = _compose_network(network)
-    ports = network.description.port_range
-    return {"bridge": BRIDGE, "addresses": compose["addresses"], "reserved_ports": list(ports) if ports else None}
+def _host_guard(network: Network, host: str, names: list[str]) -> dict[str, Any] | None:
+    """What the host itself refuses: un-NATed packets of the gateway's bridge, and early ones to ports that Docker publishes."""
+    d = network.description
+    ends = [d.tunnels[name].hosts[host] for name in names if namespace(network, name, host) != "host"]
+    ports = {end.expose.port for end in ends if end.expose}
+    reserved = None
+    bridge, addresses = None, []
+    if host == d.entrypoint:
+        bridge, addresses = BRIDGE, _compose_network(network)["addresses"]
+        reserved = list(d.port_range) if d.port_range else None
+        ports.add(d.firezone.fz_wireguard_port)
+    published = [str(port) for port in sorted(ports) if not (reserved and reserved[0] <= port <= reserved[1])]
+    published += [f"{reserved[0]}-{reserved[1]}"] if reserved else []
+    if bridge is None and not published:
+        return None
+    return {"bridge": bridge, "addresses": addresses, "reserved_ports": reserved, "published": published}
 
 
 def _tunnel(network: Network, name: str, host: str, public_keys: Keys, secret: Resolve) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-# Closed until proven: the host's rules stand before the gateway does, now and after every boot.
+# The host's own rules stand before Docker's, now and after every boot: nothing un-NATed leaves the gateway's bridge, and what
+# arrives at a published port before its container does leaves no trace in the connection table.
 {% set view = pillar['mrvpn'] %}
 {% set script = view['root'] ~ '/bin/mrvpn-host-guard' %}
 {% set unit = '/etc/systemd/system/mrvpn-host-guard.service' %}
@@ -19,7 +20,7 @@ mrvpn host files:
 
 {{ unit }}:
   file.managed:
-    - source: salt://mrvpn/gateway/files/mrvpn-host-guard.service.j2
+    - source: salt://mrvpn/host/files/mrvpn-host-guard.service.j2
     - template: jinja
     - context:
         root: {{ view['root'] }}
