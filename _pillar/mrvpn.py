@@ -7,7 +7,7 @@ Master configuration::
           path: /srv/mrvpn/network                  # a description: file or folder
           secrets: /etc/salt/mrvpn/secrets.yaml     # 0600, NAME: value; psk_root among them
 
-A view that cannot be made answers ``{"_errors": [...]}``, with which ``state.apply`` refuses to run and shows every problem.
+A view that cannot be made answers ``{"_errors": [...]}``: ``state.apply`` then refuses to run and shows every problem.
 This module must load whatever is missing: were it absent, Salt would go on with an empty pillar.
 """
 
@@ -37,21 +37,25 @@ def ext_pillar(minion_id, pillar, path=None, secrets=None):
         A YAML file of mode 0600 on the master, NAME: value.
     """
     if MISSING:
-        return {"_errors": ["mrvpn: the package `mrvpn` is not installed where the master runs: {}".format(MISSING)]}
+        return {"_errors": [f"mrvpn: the package `mrvpn` is not installed where the master runs: {MISSING}"]}
     # masterless, Salt compiles the pillar again on top of the last one: a view of ours in it is no second source
     if "mrvpn" in pillar and not {"version", "host", "member"} <= set(pillar["mrvpn"] or ()):
-        return {"_errors": ["mrvpn: the pillar holds `mrvpn` already: it comes from ext_pillar alone, take it out of pillar_roots"]}
+        return {
+            "_errors": [
+                "mrvpn: the pillar holds `mrvpn` already: it comes from ext_pillar alone, take it out of pillar_roots"
+            ]
+        }
     if not path:
         return {"_errors": ["mrvpn: ext_pillar has no `path`: name the folder of the description"]}
     try:
         compiled = _compile(Path(path))
         if compiled.network is None:
-            return {"_errors": ["mrvpn: {}".format(problem) for problem in compiled.errors]}
+            return {"_errors": [f"mrvpn: {problem}" for problem in compiled.errors]}
         values = _secrets(secrets)
         return {"mrvpn": views.view(compiled.network, minion_id, _public_keys(), values.get)}
     except Exception as error:  # whatever it is, the answer must be a refusal, not an empty pillar
         log.exception("mrvpn: the view of %s could not be made", minion_id)
-        return {"_errors": ["mrvpn: the view could not be made: {}: {}".format(type(error).__name__, error)]}
+        return {"_errors": [f"mrvpn: the view could not be made: {type(error).__name__}: {error}"]}
 
 
 def _compile(path):
@@ -73,19 +77,19 @@ def _secrets(path):
 
     mode = os.stat(path).st_mode
     if stat.S_IMODE(mode) & 0o077:
-        raise PermissionError("{} is readable by others: chmod 600 it".format(path))
+        raise PermissionError(f"{path} is readable by others: chmod 600 it")
     with open(path, encoding="utf-8") as handle:
         values = salt.utils.yaml.safe_load(handle) or {}
     if not isinstance(values, dict):
-        raise ValueError("{} must hold NAME: value".format(path))
+        raise ValueError(f"{path} must hold NAME: value")
     return values
 
 
 def _public_keys():
-    """{host: {interface: public key}} from the mine; a host speaks only for itself, as Salt stores it under its own id."""
+    """{host: {interface: public key}} from the mine; Salt stores a host's under its own id."""
     import salt.cache
 
-    cache = salt.cache.factory(__opts__)  # noqa: F821
+    cache = salt.cache.factory(__opts__)
     found = {}
     try:
         hosts = cache.list("mine")

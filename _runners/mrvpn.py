@@ -136,5 +136,7 @@ def schema_changed():
 
 
 def _orchestrate():
+    """Runs the orchestration; whether it went well. What it did stands in the job cache."""
     runner = salt.runner.RunnerClient(__opts__)
-    return runner.cmd("state.orchestrate", arg=[ORCHESTRATION], print_event=False)
+    answer = runner.cmd("state.orchestrate", arg=[ORCHESTRATION], print_event=False, full_return=True)
+    return {"success": bool(answer.get("success")), "jid": answer.get("jid")}

@@ -1,7 +1,8 @@
 """ipt_server itself: settings, rules, learned table and kernel held together; one generation after another.
 
-Knows: the order of things. Must not know: how each is done. A reload is all or nothing: the next generation is compiled whole before the
-kernel is touched, and on any problem the last one stays in force. Nothing is removed when the process ends: the kernel goes on.
+Knows: the order of things. Must not know: how each is done. A reload is all or nothing: the next generation is
+compiled whole before the kernel is touched, and on any problem the last one stays in force. Nothing is removed when
+the process ends: the kernel goes on.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class Daemon:
                  len(self.learned.entries))  # fmt: skip
 
     def _remembered(self) -> dict[Address, Entry]:
-        """The learned addresses of an earlier life: the kernel's with their time left, with their names from the file."""
+        """The learned addresses of an earlier life: the kernel's with their time left, names from the file."""
         filed = memory.load(self.paths.state / "learned.jsonl", self.offset)
         now = self.clock()
         for text, mark, left in self.kernel.standing_learned():
@@ -249,7 +250,7 @@ class Daemon:
                  "up": (e.interface or default) in up, "ipv4": e.ipv4, "ipv6": e.ipv6}
                 for e in s.exits
             ],
-            "warnings": [f"net.{name}.fwmark_reflect is not 1: ICMP errors leave by the wrong exit" for name in reflect],
+            "warnings": [f"net.{name}.fwmark_reflect is not 1: ICMP errors go the wrong way" for name in reflect],
             "problems": self.problems,
         }  # fmt: skip
 

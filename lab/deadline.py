@@ -14,7 +14,7 @@ class TimedOut(Exception):
 
 
 def until(what: str, probe: Callable[[], T], seconds: float, every: float = 0.1) -> T:
-    """Returns the first true value of `probe`; raises TimedOut with `what` and the last error or value after `seconds`."""
+    """The first true value of `probe`; raises TimedOut with `what` and the last error or value after `seconds`."""
     deadline = time.monotonic() + seconds
     last: object = None
     while True:

@@ -1,7 +1,7 @@
 """A host of the lab: a network namespace, and one mount and UTS namespace whose root is an overlay of the machine's.
 
-Knows: namespaces, mounts, overlays, addresses. Must not know: Docker, Salt, what runs there. Programs in a host use their
-default paths (/etc/salt, /opt/mrvpn, /run/docker.sock); nothing of it appears on the machine.
+Knows: namespaces, mounts, overlays, addresses. Must not know: Docker, Salt, what runs there. Programs in a host use
+their default paths (/etc/salt, /opt/mrvpn, /run/docker.sock); nothing of it appears on the machine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The internet: one namespace that routes, answers at real public addresses, and is authoritative for the test zones.
 
-Knows: addresses by country, zones, NSD, nftables counters. Must not know: the VPN. Which exit a packet used is counted here, on the
-link of the host it came from.
+Knows: addresses by country, zones, NSD, nftables counters. Must not know: the VPN. Which exit a packet used is
+counted here, on the link of the host it came from.
 """
 
 from __future__ import annotations

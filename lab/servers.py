@@ -5,7 +5,7 @@ Knows: HTTP and UDP on every local address, both families. Must not know: the la
 web, port 80:   /            the address the request came from, one line
                 /stream      the same, then a line every 100 ms until the client goes (a running download)
 udp, port 5000: answers each datagram with "<address> <port>" as seen
-     port 5001: answers with 1350 bytes and DF (IPv4), for path MTU discovery; one line on stdout per ICMP error learned of
+     port 5001: answers with 1350 bytes and DF (IPv4), for path MTU discovery; a line on stdout per ICMP error
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ Knows: names and addresses. Must not know: how a host is made.
                                                       |
                                                   officelan 10.77.0.10 (web server)
 
-Each host is a network namespace on a veth of its own to `internet`: 203.0.113.N/32 there, 2001:db8:0:N::/64. No namespace
-has a link to the machine.
+Each host is a network namespace on a veth of its own to `internet`: 203.0.113.N/32 there, 2001:db8:0:N::/64. No
+namespace has a link to the machine.
 """
 
 from __future__ import annotations

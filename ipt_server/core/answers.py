@@ -49,7 +49,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Lessons to be in the kernel first; targets that inherit a rule; what is changed in the answer (ttl 0: nothing)."""
+    """What must be in the kernel first, targets that inherit a rule, what changes in the answer (ttl 0: nothing)."""
 
     lessons: tuple[Lesson, ...] = ()
     inherit: tuple[tuple[str, str], ...] = ()  # (target, the name whose rule it inherits)

@@ -27,7 +27,7 @@ def flatten(layers: Iterable[tuple[Any, int, Sequence[tuple[int, int]]]]) -> lis
         if not heap:
             at = max(at, ranges[position][0])
         while position < len(ranges) and ranges[position][0] <= at:
-            first, last, key, mark = ranges[position]
+            _, last, key, mark = ranges[position]
             heapq.heappush(heap, (key, last, mark))
             position += 1
         while heap and heap[0][1] < at:

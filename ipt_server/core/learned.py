@@ -1,9 +1,11 @@
 """The learned table: which address carries which rule mark, until when, and by which name.
 
-Knows: lifetimes, bounds, precedence of names on one address. Must not know: clocks (time is given), the kernel (changes are returned).
+Knows: lifetimes, bounds, precedence of names on one address. Must not know: clocks (time is given), the kernel
+(changes are returned).
 
-Life of an element: it must outlive every answer that was let go because of it, or a packet-cache hit, which runs no hook, would go out
-unrouted: now + max(largest TTL handed out + tries x timeout + grace, 600 s, twice the UDP conntrack timeout).
+Life of an element: it must outlive every answer that was let go because of it, or a packet-cache hit, which runs no
+hook, would go out unrouted: now + max(largest TTL handed out + tries x timeout + grace, 600 s, twice the UDP
+conntrack timeout).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ class Full(Exception):
 
 @dataclass(slots=True)
 class Entry:
-    """A learned address: rule mark, expiry in seconds of the caller's clock, the name that taught it, conflicts seen."""
+    """A learned address: rule mark, expiry (seconds of the caller's clock), the name that taught it, conflicts."""
 
     mark: int
     expiry: float
@@ -58,8 +60,8 @@ class Learned:
     def learn(self, address: Address, mark: int, better: bool, ttl: float, name: str, now: float) -> Change | None:
         """Takes an address in; returns the change for the kernel, or None where it has what is needed.
 
-        `better`: the new rule wins over the entry's, if there is another. An element is renewed when less than half of its
-        life is left beyond what this answer needs, so that a hot name costs no system call per answer.
+        `better`: the new rule wins over the entry's, if there is another. An element is renewed when less than half
+        of its life is left beyond what this answer needs, so that a hot name costs no system call per answer.
         """
         life = self.life(ttl)
         entry = self.entries.get(address)

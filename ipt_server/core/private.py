@@ -1,6 +1,7 @@
 """Destinations that are nobody's public address: reached only where the mesh or a rule names them.
 
-Sources: RFC 6890 and the IANA special-purpose registries. They hold cloud metadata, the Docker host, somebody's printer.
+Sources: RFC 6890 and the IANA special-purpose registries. They hold cloud metadata, the Docker host, somebody's
+printer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which rule a name or an address falls under.
 
-Knows: rules, names, addresses, the one precedence. Must not know: the kernel, DNS messages, where countries come from (it is given
-their ranges).
+Knows: rules, names, addresses, the one precedence. Must not know: the kernel, DNS messages, where countries come from
+(it is given their ranges).
 """
 
 from __future__ import annotations

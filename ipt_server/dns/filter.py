@@ -1,10 +1,12 @@
 """The suffix filter: which names the hook must ask about, as a hash table in a file that the recursor's threads map.
 
-Knows: the file's layout, which hook.lua shares. Must not know: rules. Layout: 16 words of header (magic, mask, entries, superseded,
-ask-for-all), then slots of two 32-bit words (fingerprint, odd, 0 = empty; hash). A name is present itself or by an ancestor: the hook
-walks the labels from the right. False positives only cost a question; there are no false negatives.
+Knows: the file's layout, which hook.lua shares. Must not know: rules. Layout: 16 words of header (magic, mask,
+entries, superseded, ask-for-all), then slots of two 32-bit words (fingerprint, odd, 0 = empty; hash). A name is
+present itself or by an ancestor: the hook walks the labels from the right. False positives only cost a question;
+there are no false negatives.
 
-A new filter is written beside and renamed; then the old one is marked superseded, and every thread maps anew at its next query.
+A new filter is written beside and renamed; then the old one is marked superseded, and every thread maps anew at its
+next query.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The hook's datagram: text in, an Answer out; a verdict in, text out. docs/contracts.md, 5.
 
-Knows: the datagram and DNS presentation format (by dnspython). Must not know: rules, sockets. What arrives is hostile: anything that is
-not understood raises Malformed with a reason.
+Knows: the datagram and DNS presentation format (by dnspython). Must not know: rules, sockets. What arrives is
+hostile: anything that is not understood raises Malformed with a reason.
 """
 
 from __future__ import annotations

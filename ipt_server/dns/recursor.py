@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 async def wipe_caches(folder: str) -> bool:
-    """Empties packet and record cache of the recursor whose control socket lies in `folder`; False where it is not there."""
+    """Empties both caches of the recursor whose control socket lies in `folder`; False where it is not there."""
     try:
         process = await asyncio.create_subprocess_exec(
             "rec_control", f"--socket-dir={folder}", "--timeout=3", "wipe-cache", "$",

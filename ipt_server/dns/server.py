@@ -1,7 +1,7 @@
 """The verdict server: the hook's datagrams in, the kernel taught, verdicts out.
 
-Knows: sockets, the order "kernel first, then the verdict". Must not know: nftables, files. One drain loop over all ports: learning
-is a few microseconds, so that a thread pool would cost more than it brings.
+Knows: sockets, the order "kernel first, then the verdict". Must not know: nftables, files. One drain loop over all
+ports: learning is a few microseconds, so that a thread pool would cost more than it brings.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""nf_tables set elements by raw netlink: batches that replace whole interval maps at once, and single learned addresses.
+"""nf_tables set elements by raw netlink: whole interval maps replaced at once, and single learned addresses.
 
-Knows: the wire format of NFT_MSG_NEWSETELEM/DELSETELEM (linux/netfilter/nf_tables.h). Must not know: what marks mean. `nft` itself dumps
-every interval map of the namespace on each command, so that elements never go through it.
+Knows: the wire format of NFT_MSG_NEWSETELEM/DELSETELEM (linux/netfilter/nf_tables.h). Must not know: what marks mean.
+`nft` itself dumps every interval map of the namespace on each command, so that elements never go through it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """ip rules and the exits' tables: what should be there, what is, and the commands between.
 
-Knows: ip(8). Must not know: nftables, countries, names. A table only ever holds its own exit's interface and `unreachable`: failover
-changes `exit_of`, never a route.
+Knows: ip(8). Must not know: nftables, countries, names. A table only ever holds its own exit's interface and
+`unreachable`: failover changes `exit_of`, never a route.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _table(family: int, table: int) -> list[dict[str, Any]]:
 
 
 def wanted_rules(s: Settings) -> list[str]:
-    """The arguments of `ip rule add` in order of preference: connected and mesh routes first, then each exit's table."""
+    """The arguments of `ip rule add` in order of preference: connected and mesh first, then each exit's table."""
     mask = f"{marks.MASK:#x}"
     rules = [
         # what is connected or came by OSPF is never overruled; the main table's default is for the marks to choose
@@ -72,7 +72,7 @@ def apply_rules(s: Settings) -> int:
     changed = 0
     wanted = wanted_rules(s)
     for family in (4, 6):
-        seen = [r for r in json.loads(_ip(family, "-json", "rule", "show") or "[]")]
+        seen = json.loads(_ip(family, "-json", "rule", "show") or "[]")
         actual = [_rule_text(r) for r in seen if FIRST_PREFERENCE <= r["priority"] <= LAST_PREFERENCE]
         commands = [f"rule add {rule}" for rule in wanted if rule not in actual]
         commands += [f"rule del {rule}" for rule in actual if rule not in wanted]

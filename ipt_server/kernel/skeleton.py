@@ -1,7 +1,8 @@
 """The nft table `inet mrvpn`: its chains and small sets as text for `nft -f`, one transaction.
 
-Knows: nft's language, the kernel contract (docs/architecture.md). Must not know: countries, names, learned addresses: the big maps are filled
-by netlink. Until `exit_of` and `pair` have elements nothing is forwarded: the table is closed when it is new.
+Knows: nft's language, the kernel contract (docs/architecture.md). Must not know: countries, names, learned addresses:
+the big maps are filled by netlink. Until `exit_of` and `pair` have elements nothing is forwarded: the table is closed
+when it is new.
 """
 
 from __future__ import annotations

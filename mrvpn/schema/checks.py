@@ -44,8 +44,8 @@ def _tunnels(source: Source, d: Description) -> None:
         path = ("tunnels", name)
         if not NAME.fullmatch(name) or name in (".", ".."):
             found = f"has {len(name)} characters" if len(name) > 15 else "has characters that no interface may have"
-            source.problem(path, f"the tunnel's name is its interface's name and {found}: 1 to 15 of A-Z a-z 0-9 _ = + . -",
-                           "tunnel-name")  # fmt: skip
+            message = f"a tunnel's name is its interface's name; this one {found}: 1 to 15 of A-Z a-z 0-9 _ = + . -"
+            source.problem(path, message, "tunnel-name")
         if not tunnel.subnet:
             source.problem(path, "has no subnet: give it one, such as 10.9.20.0/24", "subnet-missing")
         families = [ipaddress.ip_network(p).version for p in tunnel.subnet]

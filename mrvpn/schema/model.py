@@ -1,7 +1,7 @@
 """The description as typed, frozen values: every key, its type and default.
 
-Knows: the keys, in MRVPN2's spellings and ours. Must not know: YAML, how keys relate to each other (checks.py), what follows from them
-(topology).
+Knows: the keys, in MRVPN2's spellings and ours. Must not know: YAML, how keys relate to each other (checks.py), what
+follows from them (topology).
 """
 
 from __future__ import annotations

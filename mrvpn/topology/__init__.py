@@ -1,4 +1,4 @@
-"""What follows from a checked description: addresses, peers, marks, tables. Pure, deterministic, in the order of the file.
+"""What follows from a checked description: addresses, peers, marks, tables. Pure, in the order of the file.
 
 Knows: the typed description. Must not know: YAML, Salt, what a host's files look like (views).
 """

@@ -111,7 +111,7 @@ def _first(prefix: str) -> str:
 
 
 def _host_guard(network: Network, host: str, names: list[str]) -> dict[str, Any] | None:
-    """What the host itself refuses: un-NATed packets of the gateway's bridge, and early ones to ports that Docker publishes."""
+    """What the host itself refuses: un-NATed packets of the gateway's bridge, early ones to published ports."""
     d = network.description
     ends = [d.tunnels[name].hosts[host] for name in names if namespace(network, name, host) != "host"]
     ports = {end.expose.port for end in ends if end.expose}

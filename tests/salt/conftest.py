@@ -30,6 +30,12 @@ def load_view(host: str) -> dict[str, Any]:
     return view
 
 
+@pytest.fixture(scope="session")
+def salt_factories_config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Masters and minions live below pytest's own folder; the name is short, for sockets' paths are."""
+    return {"root_dir": tmp_path_factory.mktemp("s"), "log_server_level": "error"}
+
+
 @pytest.fixture
 def view() -> Callable[[str], dict[str, Any]]:
     """A view written by hand after docs/contracts.md, fresh for each test."""
