@@ -29,7 +29,7 @@ def states(caller: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("host", "sls"),
     [
-        ("entry", ["guard", "docker", "tunnel", "gateway", "country", "compose", "routing"]),
+        ("entry", ["guard", "docker", "tunnel", "host", "country", "compose", "routing"]),
         ("uk", ["guard", "docker", "tunnel", "compose"]),
         ("office", ["guard", "docker", "tunnel", "compose"]),
     ],
