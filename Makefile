@@ -12,9 +12,11 @@ help:                ## these lines
 
 venv: $(VENV)/.done  ## .venv with everything the other targets need, Debian packages and the country database
 $(VENV)/.done: pyproject.toml lab/setup
+	@mkdir -p .cache; date +%s > .cache/setup.start
 	@lab/setup
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "install python3-venv (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[salt,daemon,test,lint,bench]'
+	@echo "{\"seconds\": $$(( $$(date +%s) - $$(cat .cache/setup.start) ))}" > .cache/setup.json
 	@touch $@
 
 demo: venv           ## the main job: builds the VPN on this machine out of real parts and proves it

@@ -81,7 +81,8 @@ def applied():
         salt-run mrvpn.applied
     """
     entrypoint = hosts("entrypoint")[0]
-    client = salt.client.get_local_client(mopts=__opts__)
+    # by the file, not by __opts__: nested in an orchestration these are no longer the master's own, its key not found
+    client = salt.client.get_local_client(__opts__["conf_file"])
     answer = client.cmd(entrypoint, "mrvpn_ipt.status", timeout=TIMEOUT).get(entrypoint)
     if not isinstance(answer, dict) or not answer.get("ready"):
         raise CommandExecutionError(f"{entrypoint} does not say which rules it runs with: {answer or 'no answer'}")

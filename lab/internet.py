@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,26 +39,29 @@ SITES = {
     "DE": Site("DE", "46.4.84.1", "2a01:4f8::10"),
 }
 CDN = Site("US", "208.80.154.225", "2620:0:861:ed1a::2")  # www.shop.ru is a CNAME to it
-EDGE = Site("US", "208.80.154.226", "2620:0:861:ed1a::3")  # target of its HTTPS record
+HINT = Site("US", "208.80.154.226", "2620:0:861:ed1a::3")  # the address hints of its HTTPS record
+EDGE = Site("US", "208.80.154.227", "2620:0:861:ed1a::4")  # the target of its HTTPS record
 PREFIXES = (
-    "81.2.69.0/24", "77.88.55.0/24", "208.80.154.0/24", "46.4.84.0/22",
-    "2a00:23c5::/64", "2a02:6b8::/64", "2620:0:861:ed1a::/64", "2a01:4f8::/64", "2a01:4f8:86::/64",
+    "81.2.69.0/24", "77.88.55.0/24", "208.80.154.0/24", "46.4.84.0/22", "46.4.128.0/17",
+    "2a00:23c5::/64", "2a02:6b8::/64", "2620:0:861:ed1a::/64", "2a01:4f8::/64", "2a01:4f8:86::/48",
 )  # fmt: skip
 FRESH = 300
+ROUNDS = 16  # how often a lab can ask for names that it never asked for before
 
 
-def fresh(number: int) -> tuple[str, str]:
-    """Name and address of the fresh .ru name of this number: even ones have an A, odd ones an AAAA, all in Germany."""
-    address = f"2a01:4f8:86::{number + 1:x}" if number % 2 else f"46.4.{86 + number // 250}.{number % 250 + 1}"
-    return f"n{number}.fresh.ru", address
+def fresh(number: int, turn: int = 0) -> tuple[str, str]:
+    """Name and address of a fresh .ru name of a round: even ones have an A, odd ones an AAAA, all in Germany."""
+    low = number // 2 + 1
+    address = f"2a01:4f8:86:{turn + 1:x}::{low:x}" if number % 2 else f"46.4.{128 + turn}.{low}"
+    return f"n{number}.t{turn}.fresh.ru", address
 
 
 def check_countries() -> None:
     """Compares every site with the country database; raises Trouble naming those that moved."""
     wrong = []
     with maxminddb.open_database(DATABASE) as database:
-        expected = [(a, s.country) for s in (*SITES.values(), CDN, EDGE) for a in (s.ipv4, s.ipv6)]
-        expected += [(fresh(n)[1], "DE") for n in range(FRESH)]
+        expected = [(a, s.country) for s in (*SITES.values(), CDN, HINT, EDGE) for a in (s.ipv4, s.ipv6)]
+        expected += [(fresh(n, turn)[1], "DE") for turn in range(ROUNDS) for n in range(FRESH)]
         for address, country in expected:
             record = database.get(address)
             found = record.get("country_code") if isinstance(record, dict) else None
@@ -72,7 +75,7 @@ def _zones() -> Mapping[str, list[str]]:
     def site(name: str, s: Site) -> list[str]:
         return [f"{name} 60 IN A {s.ipv4}", f"{name} 60 IN AAAA {s.ipv6}"]
 
-    names = [fresh(n) for n in range(FRESH)]
+    names = [fresh(n, turn) for turn in range(ROUNDS) for n in range(FRESH)]
     return {
         "ru": [
             *site("www.yandex.ru.", SITES["RU"]),
@@ -83,7 +86,7 @@ def _zones() -> Mapping[str, list[str]]:
         "com": [
             *site("www.example.com.", SITES["US"]),
             *site("cdn.example.com.", CDN),
-            f"cdn.example.com. 60 IN HTTPS 1 edge.example.com. alpn=h2 ipv4hint={EDGE.ipv4} ipv6hint={EDGE.ipv6}",
+            f"cdn.example.com. 60 IN HTTPS 1 edge.example.com. alpn=h2 ipv4hint={HINT.ipv4} ipv6hint={HINT.ipv6}",
             *site("edge.example.com.", EDGE),
         ],
         "uk": site("www.bbc.co.uk.", SITES["GB"]),
@@ -137,29 +140,64 @@ def start() -> None:
     count_reset()
 
 
+@dataclass
+class Counts:
+    """What came by each host's link since the reset. Destinations are addresses as text."""
+
+    packets: dict[str, dict[str, int]]  # host -> destination -> packets
+    errors: dict[str, dict[str, int]]  # host -> destination -> ICMP "need to frag", ICMPv6 "packet too big"
+    inside: dict[str, int]  # host -> packets whose source is an address of the mesh: nobody's NAT has seen them
+
+    def elsewhere(self, host: str, destinations: Iterable[str]) -> dict[str, int]:
+        """Packets to these destinations that came by another host's link than this one's: {host: packets}."""
+        wanted = set(destinations)
+        found = {
+            name: sum(n for destination, n in seen.items() if destination in wanted)
+            for name, seen in self.packets.items()
+            if name != host
+        }
+        return {name: n for name, n in found.items() if n}
+
+
+_KINDS = ((4, "ip", "ipv4_addr"), (6, "ip6", "ipv6_addr"))
+_ERRORS = {4: "icmp type destination-unreachable icmp code frag-needed", 6: "icmpv6 type packet-too-big"}
+_INSIDE = {4: "10.0.0.0/8", 6: "fc00::/7"}
+
+
 def count_reset() -> None:
-    """Starts counting from zero: packets by (link they came in by, destination), both families."""
-    sets = "\n".join(
-        f" set seen{family} {{ type ifname . {kind}; size 65536; flags dynamic; counter; }}"
-        for family, kind in ((4, "ipv4_addr"), (6, "ipv6_addr"))
-    )
-    rules = "\n".join(f"  add @seen{family} {{ iifname . {key} daddr }}" for family, key in ((4, "ip"), (6, "ip6")))
-    text = (
-        "table inet count\ndelete table inet count\ntable inet count {\n"
-        f"{sets}\n chain pre {{ type filter hook prerouting priority raw;\n{rules}\n }}\n}}\n"
-    )
+    """Starts counting from zero, both families."""
+    lines = ["table inet count", "delete table inet count", "table inet count {"]
+    rules = []
+    for family, key, kind in _KINDS:
+        for name in ("seen", "errors", "inside"):
+            value = "" if name == "inside" else f" . {kind}"
+            lines.append(f" set {name}{family} {{ type ifname{value}; size 65536; flags dynamic; counter; }}")
+        rules.append(f"  add @seen{family} {{ iifname . {key} daddr }}")
+        rules.append(f"  {_ERRORS[family]} add @errors{family} {{ iifname . {key} daddr }}")
+        rules.append(f"  {key} saddr {_INSIDE[family]} add @inside{family} {{ iifname }}")
+    head = [" chain pre { type filter hook prerouting priority raw;", '  iifname != "v-*" return']
+    text = "\n".join([*lines, *head, *rules, " }", "}", ""])
     sh("ip", "netns", "exec", NETNS, "nft", "-f", "-", stdin=text)
 
 
-def counted() -> dict[str, dict[str, int]]:
-    """Packets since the reset: {host: {destination: packets}}."""
-    found: dict[str, dict[str, int]] = {host.name: {} for host in HOSTS}
-    for family in (4, 6):
-        text = sh("ip", "netns", "exec", NETNS, "nft", "-j", "list", "set", "inet", "count", f"seen{family}")
-        for item in json.loads(text)["nftables"]:
-            for element in item.get("set", {}).get("elem", []):
-                link, destination = element["elem"]["val"]["concat"]
-                host = link.removeprefix("v-")
-                if host in found:
-                    found[host][destination] = element["elem"]["counter"]["packets"]
+def forget_mtu() -> None:
+    """Makes the servers forget every path MTU that they have learned."""
+    for family in ("-4", "-6"):
+        sh("ip", "-n", NETNS, family, "route", "flush", "cache")
+
+
+def counted() -> Counts:
+    """What was counted since the reset."""
+    found = Counts({host.name: {} for host in HOSTS}, {host.name: {} for host in HOSTS}, {})
+    table = json.loads(sh("ip", "netns", "exec", NETNS, "nft", "-j", "list", "table", "inet", "count"))["nftables"]
+    for item in (entry["set"] for entry in table if "set" in entry):
+        for element in (e["elem"] for e in item.get("elem", [])):
+            packets = element["counter"]["packets"]
+            if item["name"].startswith("inside"):
+                host = element["val"].removeprefix("v-")
+                found.inside[host] = found.inside.get(host, 0) + packets
+                continue
+            link, destination = element["val"]["concat"]
+            into = found.errors if item["name"].startswith("errors") else found.packets
+            into.setdefault(link.removeprefix("v-"), {})[destination] = packets
     return found

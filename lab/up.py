@@ -15,7 +15,7 @@ from rich.console import Console
 
 from lab import client, docker, hosts, image, internet, salt, topology
 from lab.deadline import until
-from lab.state import LAB, RUN, Trouble, cgroups, descendants, in_cgroups, processes, spawn, stop
+from lab.state import LAB, RUN, Trouble, cgroups, descendants, in_cgroups, processes, sh, spawn, stop
 from lab.topology import CLIENT, HOSTS, MANAGED, OFFICE_LAN
 
 TIMES = LAB / "times.json"
@@ -92,7 +92,7 @@ def _office_web() -> None:
 def leftovers() -> list[str]:
     """What an earlier lab left: processes, namespaces, cgroups."""
     found = [f"{name} (process {pid})" for name, pid in processes()]
-    listed = hosts.sh("ip", "netns", "list", check=False)
+    listed = sh("ip", "netns", "list", check=False)
     found += [line.split()[0] for line in listed.splitlines() if line.startswith(topology.PREFIX)]
     return found[:8]
 
@@ -108,9 +108,14 @@ def down() -> None:
         stop([*containers, *in_cgroups(), *descendants([pid for _, pid in own])], seconds=2)
     with step("mounts, namespaces, cgroups, state: removed"):
         hosts.unmake()
-        _remove(lambda: [folder.rmdir() for folder in cgroups()], "cgroups")
+        _remove(_remove_cgroups, "cgroups")
         for path in ("run", "network", "files", "no-pillar"):
             shutil.rmtree(LAB / path, ignore_errors=True)
+
+
+def _remove_cgroups() -> None:
+    for folder in cgroups():
+        folder.rmdir()
 
 
 def _remove(work: Callable[[], object], what: str) -> None:

@@ -1,0 +1,34 @@
+"""The lab goes away whole, even when its parts were killed before it: run last."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from lab import topology, up
+from lab.state import LAB, cgroups, in_cgroups, processes, sh
+
+KEEP = os.environ.get("MRVPN_LAB_KEEP") == "1"
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures("lab")]
+
+
+def test_after_a_crash_down_leaves_nothing() -> None:
+    if KEEP:
+        pytest.skip("MRVPN_LAB_KEEP=1: the lab stays")
+    own = dict(processes())
+    crashed = [own["dockerd-uk"], own["salt-master"], own["nsd"], *in_cgroups()[:3]]
+    for pid in crashed:
+        os.kill(pid, signal.SIGKILL)
+    up.down()
+    assert processes() == []
+    assert in_cgroups() == []
+    assert cgroups() == []
+    namespaces = [line.split()[0] for line in sh("ip", "netns", "list").splitlines() if line.strip()]
+    assert [name for name in namespaces if name.startswith(topology.PREFIX)] == []
+    assert [line for line in Path("/proc/self/mounts").read_text().splitlines() if f" {LAB}/" in line] == []
+    assert not (LAB / "hosts").exists() and not (LAB / "run").exists()
+    still = [name for name, pid in own.items() if Path(f"/proc/{pid}/ns/net").exists()]
+    assert still == []
