@@ -147,13 +147,16 @@ def make_office_lan() -> None:
     sh("ip", "-n", lan, "route", "add", "default", "via", router6.split("/")[0])
 
 
+def mounts() -> list[str]:
+    """Everything mounted below the lab's folder, in the order in which it was mounted."""
+    fields = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    return [words[1] for words in fields if words[1].startswith(f"{LAB}/")]
+
+
 def unmake() -> None:
-    """Takes every pin, mount and network namespace of the lab away, in that order, whatever is left of it."""
-    if HOSTS.is_dir():
-        for base in sorted(HOSTS.iterdir()):
-            for pin in (base / "ns" / "mnt", base / "ns" / "uts", base / "ns"):
-                while subprocess.run(["umount", "-l", str(pin)], capture_output=True).returncode == 0:
-                    pass
+    """Takes every mount and network namespace of the lab away, in that order, whatever is left of it."""
+    for path in reversed(mounts()):
+        sh("umount", "-l", path, check=False)
     listed = sh("ip", "netns", "list", check=False)
     for name in (line.split()[0] for line in listed.splitlines() if line.strip()):
         if name.startswith(topology.PREFIX):

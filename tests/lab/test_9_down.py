@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import topology, up
+from lab import hosts, topology, up
 from lab.state import LAB, cgroups, in_cgroups, processes, sh
 
 KEEP = os.environ.get("MRVPN_LAB_KEEP") == "1"
@@ -28,7 +28,7 @@ def test_after_a_crash_down_leaves_nothing() -> None:
     assert cgroups() == []
     namespaces = [line.split()[0] for line in sh("ip", "netns", "list").splitlines() if line.strip()]
     assert [name for name in namespaces if name.startswith(topology.PREFIX)] == []
-    assert [line for line in Path("/proc/self/mounts").read_text().splitlines() if f" {LAB}/" in line] == []
+    assert hosts.mounts() == []
     assert not (LAB / "hosts").exists() and not (LAB / "run").exists()
     still = [name for name, pid in own.items() if Path(f"/proc/{pid}/ns/net").exists()]
     assert still == []
