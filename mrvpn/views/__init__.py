@@ -29,6 +29,7 @@ Keys = Mapping[str, Mapping[str, str]]  # host -> interface -> public key
 Resolve = Callable[[str], str | None]  # name of a secret -> its value
 
 KEEPALIVE = 25
+SECRET_KEYS = frozenset({"preshared_key"})  # what `masked` hides, wherever it stands in a view
 BRIDGE = "br-mrvpn"
 
 
@@ -69,6 +70,15 @@ def view(network: Network, host: str, public_keys: Keys, secret: Resolve) -> dic
         "lan": list(options.lan) if options else [],
     }
     return {"version": content_hash(found), **found}
+
+
+def masked(found: Any) -> Any:
+    """A view (or a part of one) fit to be shown: every secret replaced by stars."""
+    if isinstance(found, Mapping):
+        return {k: "***" if k in SECRET_KEYS and v is not None else masked(v) for k, v in found.items()}
+    if isinstance(found, list):
+        return [masked(item) for item in found]
+    return found
 
 
 def _compose_network(network: Network) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+"""The command `mrvpn`, also `python -m mrvpn`: a description checked, shown and compared, without Salt or network.
+
+Knows: arguments and exit codes. Must not know: what a command does (commands.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mrvpn import __version__, commands
+
+PATH_HELP = "a description: a file, or a folder of *.yaml"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command with its arguments; each sets `run`, which answers the exit code."""
+    top = argparse.ArgumentParser(
+        prog="mrvpn", description="One reviewed description of a network: checked, shown, compared."
+    )
+    top.add_argument("--version", action="version", version=f"mrvpn {__version__}")
+    sub = top.add_subparsers(required=True, metavar="COMMAND")
+
+    one = sub.add_parser("check", help="every problem of a description; exit code 1 when there are errors")
+    one.add_argument("path", type=Path, help=PATH_HELP)
+    one.add_argument("--format", choices=("text", "json", "github"), default="text")
+    one.set_defaults(run=lambda a: commands.check(a.path, a.format))
+
+    one = sub.add_parser("view", help="what one host gets, as YAML; secrets are masked")
+    one.add_argument("path", type=Path, help=PATH_HELP)
+    one.add_argument("--host", required=True, help="the host's id, its minion id")
+    one.set_defaults(run=lambda a: commands.view(a.path, a.host))
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; its exit code: 0 well, 1 problems, 2 wrong arguments or (plan) changes."""
+    arguments = parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+    except BrokenPipeError:  # `mrvpn ... | head`
+        sys.stderr.close()
+        return 1
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,102 @@
+"""What each command of `mrvpn` does: calls the core, prints its answer, gives the exit code.
+
+Knows: how answers are shown. Must not know: arguments (__main__.py), how an answer is found.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.text import Text
+
+from mrvpn import compiler, topology, views
+from mrvpn.errors import Problem
+
+
+def check(path: Path, form: str) -> int:
+    """Prints every problem; 1 when one of them is an error."""
+    compiled = compiler.compile_path(path)
+    if form == "json":
+        print(json.dumps([_as_json(path, problem) for problem in compiled.problems], indent=1))
+    elif form == "github":
+        for problem in compiled.problems:
+            print(_as_annotation(path, problem))
+    else:
+        _tell(path, compiled)
+    return 1 if compiled.errors else 0
+
+
+def view(path: Path, host: str) -> int:
+    """Prints the view of a host as YAML, secrets masked; 1 when the description is bad or knows no such host."""
+    network = _network(path)
+    if network is None:
+        return 1
+    if host not in network.hosts:
+        _error(f"{host} has no end of any tunnel; there are: {', '.join(sorted(network.hosts))}")
+        return 1
+    found = views.masked(views.view(network, host, {}, lambda name: None))
+    yaml.safe_dump(found, sys.stdout, sort_keys=False, width=120, allow_unicode=True)
+    return 0
+
+
+def _network(path: Path) -> topology.Network | None:
+    """The network at a path, or None with its problems printed to stderr."""
+    compiled = compiler.compile_path(path)
+    if compiled.network is None:
+        _tell(path, compiled, Console(stderr=True, soft_wrap=True))
+    return compiled.network
+
+
+def _error(text: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(Text("error: ", "red") + Text(text))
+
+
+def _tell(path: Path, compiled: compiler.Compiled, console: Console | None = None) -> None:
+    console = console or Console(soft_wrap=True, highlight=False)
+    for problem in compiled.problems:
+        line = Text(f"{_file(path, problem)}{f':{problem.line}' if problem.line else ''}: ", "bold")
+        line += Text(f"{problem.severity}: ", "red" if problem.severity == "error" else "yellow")
+        line += Text(f"{problem.path}: ", "cyan") if problem.path else Text()
+        console.print(line + Text(f"{problem.message} [{problem.code}]"))
+    errors = len(compiled.errors)
+    warnings = len(compiled.problems) - errors
+    if compiled.network is not None and not errors:
+        d = compiled.network.description
+        size = f"{len(compiled.network.hosts)} hosts, {len(d.tunnels)} tunnels, {len(d.routing.routes)} route rules"
+        console.print(Text("good: ", "green") + Text(f"{size}{f'; {warnings} warnings' if warnings else ''}"))
+    else:
+        console.print(Text("refused: ", "red") + Text(f"{errors} errors, {warnings} warnings; nothing is deployed"))
+
+
+def _file(path: Path, problem: Problem) -> str:
+    """The problem's file as the caller would open it."""
+    return str(path / problem.file) if path.is_dir() and problem.file != str(path) else str(path)
+
+
+def _as_json(path: Path, problem: Problem) -> dict[str, str | int]:
+    return {
+        "severity": problem.severity,
+        "code": problem.code,
+        "path": problem.path,
+        "file": _file(path, problem),
+        "line": problem.line,
+        "message": problem.message,
+    }
+
+
+def _as_annotation(path: Path, problem: Problem) -> str:
+    """A workflow command of GitHub Actions, which shows the problem beside its line in the pull request."""
+    properties = {"file": _file(path, problem), "line": str(problem.line or 1), "title": f"mrvpn: {problem.code}"}
+    told = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in properties.items())
+    text = f"{problem.path}: {problem.message}" if problem.path else problem.message
+    return f"::{problem.severity} {told}::{_escaped(text)}"
+
+
+def _escaped(text: str, more: str = "") -> str:
+    for character in "%\r\n" + more:
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text
