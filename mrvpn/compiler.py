@@ -28,7 +28,7 @@ class Compiled:
 def compile_path(path: Path) -> Compiled:
     """Compiles a description file or folder. Reads files and nothing else; never raises for what is in them."""
     description, source = schema.load(path)
-    problems = tuple(sorted(source.problems))
-    if description is None:
+    problems = tuple(sorted(set(source.problems)))
+    if description is None or any(problem.severity == "error" for problem in problems):
         return Compiled(None, problems)
     return Compiled(topology.build(description), problems)

@@ -11,6 +11,70 @@ from typing import Literal
 Severity = Literal["error", "warning"]
 
 
+# what each code says; docs and tests go through all of them
+CODES = {
+    "address-outside": "a pinned address that the tunnel's subnet has not",
+    "address-twice": "one address for two",
+    "alias": "a YAML alias",
+    "autostart": "autostart of a tunnel that its stack starts",
+    "client-address": "a client's address outside the clients' prefixes",
+    "clients": "clients of a gateway that keeps its own",
+    "compose-both": "compose_service beside compose_network",
+    "country-alias": "a country's common name, read as its ISO code",
+    "depth": "nesting without end",
+    "duplicate-key": "a key set twice",
+    "encoding": "a file that is not UTF-8",
+    "endpoint-inside": "an endpoint inside the mesh that it leads to",
+    "entrypoint": "no entrypoint, or one without a tunnel",
+    "exit-narrow": "an exit that carries less than its rule matches",
+    "exit-outside": "an exit whose interface is not in the gateway's namespace",
+    "fallback-circle": "fallbacks that lead back to where they began",
+    "family": "an IPv6 prefix where IPv4 belongs, or the reverse",
+    "key": "a key that is no plain word",
+    "key-twice": "one public key on two ends",
+    "list-place": "a list without a place, or with two",
+    "marks": "more exits or rules than marks",
+    "missing": "a key that must be there",
+    "multicast-twice": "multicast on more than one peer of a tunnel",
+    "name": "a name that cannot be the file, service or line it becomes",
+    "no-endpoint": "a listening host without an address to be reached at",
+    "no-exposed-pair": "hosts of one tunnel of which neither listens",
+    "no-exposed-side": "a tunnel in which nobody listens",
+    "no-files": "nothing to read",
+    "no-lan": "an office that brings nothing into the mesh",
+    "no-match": "a rule that matches nothing",
+    "no-meaning": "a key of MRVPN2 without a meaning here",
+    "not-read": "a file beside the description that is not part of it",
+    "overlap": "overlapping prefixes of two owners",
+    "password": "a password that Firezone refuses",
+    "pattern": "a regex that does not compile in RE2",
+    "plain-secret": "a secret in plain text",
+    "port-range": "a port outside the reserved range",
+    "port-taken": "one port for two on one host",
+    "routeros": "what only RouterOS has on another host, or the reverse",
+    "subnet-family": "two of one family where one is possible",
+    "subnet-missing": "a tunnel without a subnet",
+    "subnet-small": "a prefix with fewer addresses than hosts",
+    "subnet-wide": "a subnet that is no private prefix of sensible size",
+    "suffix": "a suffix that is no DNS name",
+    "syntax": "a file that is not YAML",
+    "tag": "a YAML tag",
+    "too-large": "a file beyond the limit",
+    "top": "a file without `mrvpn:` at its top",
+    "tunnel-ends": "a tunnel with fewer than two hosts",
+    "tunnel-name": "a tunnel's name that no interface can have",
+    "unknown-country": "a country that ISO 3166 does not know",
+    "unknown-exit": "an exit that is no tunnel of the entrypoint",
+    "unknown-host": "a host without a tunnel",
+    "unknown-interface": "an interface that the entrypoint has not",
+    "unknown-key": "a key that nobody reads",
+    "unknown-list": "a list that is not described",
+    "unknown-service": "a compose service that is not there",
+    "unreadable": "a file that the system does not let us read",
+    "value": "a value of the wrong form",
+}
+
+
 @dataclass(frozen=True, order=True)
 class Problem:
     """One finding: where (path in the description, file and line, 0 where there is none) and what would be right."""
@@ -21,6 +85,15 @@ class Problem:
     message: str
     code: str
     severity: Severity = "error"
+
+    def __post_init__(self) -> None:
+        if self.code not in CODES:
+            raise ValueError(f"{self.code} is no code: add it to CODES")
+        for name in ("path", "message"):  # a line stays a line, whatever stands in the description
+            text = getattr(self, name)
+            if not text.isprintable():
+                safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+                object.__setattr__(self, name, safe)
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""

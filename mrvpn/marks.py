@@ -34,9 +34,8 @@ def exit_table(table: int, n: int) -> int:
     if n == 0:
         return MAIN_TABLE
     number = table + n
-    if table < min(RESERVED_TABLES) <= number:
-        number += len(RESERVED_TABLES)
-    return number
+    ahead = sum(reserved > table for reserved in RESERVED_TABLES)
+    return number + ahead if number >= min(RESERVED_TABLES) else number
 
 
 def rule_mark(r: int) -> int:

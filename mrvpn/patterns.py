@@ -83,6 +83,16 @@ def _proposal(pattern: str) -> str:
     return f", such as {plain!r}"
 
 
+_NAME = re.compile(
+    r"(?=.{1,253}$)(?:[^\s.\x00-\x1f*\\^$()\[\]|?+/:@#,]{1,63}\.)*[^\s.\x00-\x1f*\\^$()\[\]|?+/:@#,]{1,63}"
+)
+
+
+def is_name(text: str) -> bool:
+    """Whether a suffix is a DNS name (IDN in either spelling), without a last dot."""
+    return _NAME.fullmatch(text) is not None
+
+
 def normal(name: str) -> str:
     """A name as rules see it: lower case, without the last dot."""
     return name.rstrip(".").lower()

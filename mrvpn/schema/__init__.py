@@ -11,11 +11,13 @@ from mrvpn.schema.source import Source, read
 
 
 def load(path: Path) -> tuple[Description | None, Source]:
-    """The checked description at a file or folder, or None; the source holds all problems, warnings among them."""
+    """What could be typed of the description at a file or folder; the source holds all problems, warnings among them.
+
+    It is good only where none of them is an error.
+    """
     source = read(path)
     description = parse(source)
-    if description is not None:
+    # where a file could not be read, what seems to be missing may stand there
+    if description is not None and source.complete:
         check(source, description)
-    if any(problem.severity == "error" for problem in source.problems):
-        return None, source
     return description, source

@@ -1,5 +1,7 @@
 """ISO 3166-1 alpha-2: the officially assigned codes, and XK, which country databases use for Kosovo."""
 
+from collections.abc import Iterable
+
 COUNTRIES = frozenset(
     """
     AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS
@@ -13,3 +15,14 @@ COUNTRIES = frozenset(
     """.split()  # noqa: SIM905
 )
 ALIASES = {"UK": "GB", "EL": "GR"}  # what people write, and what ISO says
+SETS = {  # a name for several countries
+    "EU": frozenset("AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK".split()),  # noqa: SIM905
+}
+
+
+def expand(countries: Iterable[str]) -> tuple[str, ...]:
+    """The codes that countries, aliases and sets stand for, each once, in order."""
+    found: dict[str, None] = {}
+    for country in countries:
+        found.update(dict.fromkeys(sorted(SETS.get(country, {ALIASES.get(country, country)}))))
+    return tuple(found)

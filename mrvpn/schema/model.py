@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import ipaddress
 import re
 from typing import Annotated, Any, Literal
@@ -15,36 +16,59 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 DEFAULT_EXIT = "_DEFAULT"
+HOST_NAME = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?"
+)
+
+
+KEEPS_NULL = frozenset({"port_range"})  # where null says something other than an absent key
+SECRET_KEYS = frozenset({"private", "psk", "fz_admin_password", "client_secret"})
 
 
 class Model(BaseModel):
-    """Frozen; an unknown key is a problem."""
+    """Frozen; an unknown key is a problem; a key without a value is as good as none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        if value is None:
+            return {}
+        if isinstance(value, dict) and None in value.values():
+            return {k: v for k, v in value.items() if v is not None or k in KEEPS_NULL}
+        return value
 
 
 def _listed(value: Any) -> Any:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
-def _prefix(value: Any) -> str:
-    """A prefix or address in canonical text; host bits are a problem, as the writer may have meant another network."""
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no prefix: write it as text, such as 10.9.20.0/24")
-    return str(ipaddress.ip_network(value.strip()))
-
-
 def _network_of(value: Any) -> str:
     """A prefix; host bits are cut off, as MRVPN2 does in allowed_nets."""
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is no prefix: write it as text, such as 10.9.20.0/24")
-    return str(ipaddress.ip_network(value.strip(), strict=False))
+    try:
+        return str(ipaddress.ip_network(value.strip(), strict=False))
+    except ValueError:
+        raise ValueError(f"{value!r} is no prefix, such as 10.9.20.0/24 (names go into `domain` or `suffix`)") from None
+
+
+def _prefix(value: Any) -> str:
+    """A prefix or address in canonical text; host bits are a problem, as the writer may have meant another network."""
+    found = ipaddress.ip_network(_network_of(value))
+    if "/" in value and ipaddress.ip_interface(value.strip()).ip != found.network_address:
+        raise ValueError(f"{value} names a host of a network: write {found}")
+    return str(found)
 
 
 def _address(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no address")
-    return str(ipaddress.ip_interface(value.strip()).ip)
+        raise ValueError(f"{value!r} is no address: write it as text, such as 10.9.20.1")
+    try:
+        return str(ipaddress.ip_interface(value.strip()).ip)
+    except ValueError:
+        raise ValueError(f"{value!r} is no address, such as 10.9.20.1") from None
 
 
 def _key(value: str) -> str:
@@ -58,14 +82,37 @@ def _key(value: str) -> str:
 
 
 def _country(value: Any) -> str:
-    found = re.fullmatch(r"\s*country\s*=\s*['\"]?([A-Za-z]{2})['\"]?\s*|([A-Za-z]{2})", str(value))
+    found = re.fullmatch(r"\s*country\s*=\s*['\"]?([A-Za-z]{2})['\"]?\s*|([A-Za-z]{2})", str(value), re.ASCII)
     if not found:
         raise ValueError(f"{value!r} is no country: two letters such as RU, or MRVPN2's country='RU'")
     return (found[1] or found[2]).upper()
 
 
-def _table(value: Any) -> str | None:
-    return "off" if value is False else None if value is None else str(value)
+def _table(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "NO":
+        if value is False or value == "NO":
+            return "off"
+        raise ValueError(f'{value} is no table: write "off", or a table\'s name on a RouterOS host')
+    return str(value)
+
+
+def _host_part(value: Any) -> str:
+    """An address or a DNS name, without brackets; a port does not belong here."""
+    text = str(value).strip().removeprefix("[").removesuffix("]")
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(text))
+    if not isinstance(value, str) or not HOST_NAME.fullmatch(text) or text.replace(".", "").isdigit():
+        raise ValueError(f"{value!r} is neither an address nor a DNS name (without a port)")
+    return text
+
+
+def _secret(value: Any) -> Any:
+    # says nothing of the value: it may be a secret in the wrong form
+    if isinstance(value, dict) and set(value) == {"secret"} and isinstance(value["secret"], str):
+        return Secret(secret=value["secret"])
+    if not isinstance(value, (str, Secret)):
+        raise ValueError("is no secret: write {secret: NAME}, or text")
+    return value
 
 
 Prefix = Annotated[str, BeforeValidator(_prefix)]
@@ -76,6 +123,7 @@ Prefixes = Annotated[tuple[Prefix, ...], BeforeValidator(_listed)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(_listed)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 Countries = Annotated[tuple[Annotated[str, BeforeValidator(_country)], ...], BeforeValidator(_listed)]
+HostPart = Annotated[str, BeforeValidator(_host_part)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Mtu = Annotated[int, Field(ge=1280, le=9000)]
 
@@ -86,11 +134,14 @@ class Secret(Model):
     secret: str
 
 
+SecretText = Annotated[str | Secret, BeforeValidator(_secret)]
+
+
 class Expose(Model):
     """Where a host listens in a tunnel: its port, and the host part of the endpoint where one was written."""
 
     port: Port
-    host: str | None = None
+    host: HostPart | None = None
 
 
 def _expose(value: Any) -> Any:
@@ -98,10 +149,12 @@ def _expose(value: Any) -> Any:
     if value is None or isinstance(value, (dict, Expose)):
         return value
     host, colon, port = str(value).strip().rpartition(":")
-    if not port.isdigit() or (colon and not host):
+    bare = ":" in host and not host.startswith("[")
+    if isinstance(value, bool) or not re.fullmatch("[0-9]{1,5}", port) or (colon and not host) or bare:
         raise ValueError(f"{value!r} is no port: write 55824, or HOST:PORT with an IPv6 address in brackets")
-    host = host.removeprefix("[").removesuffix("]")
-    return {"port": int(port), "host": host or None}
+    if not 1 <= int(port) <= 65535:
+        raise ValueError(f"{port} is no port: 1 to 65535")
+    return Expose(port=int(port), host=_host_part(host) if host else None)
 
 
 class End(Model):
@@ -116,8 +169,8 @@ class End(Model):
     autostart: bool = True
     mikrotik_cleanup: Texts = ()
     mikrotik_deploy: Texts = ()
-    private: str | Secret | None = None
-    psk: str | Secret | None = None
+    private: SecretText | None = None
+    psk: SecretText | None = None
     address: Annotated[tuple[Address, ...], BeforeValidator(_listed)] = ()
     public_key: PublicKey | None = None
     mtu: Mtu = 1280
@@ -133,16 +186,16 @@ class Tunnel(Model):
     @classmethod
     def _without_hosts(cls, value: Any) -> Any:
         if isinstance(value, dict) and "hosts" not in value:
-            ends = {k: v for k, v in value.items() if k != "subnet"}
-            if ends and all(isinstance(v, dict) for v in ends.values()):
-                return {"subnet": value.get("subnet"), "hosts": ends}
+            ends = {k: v for k, v in value.items() if k != "subnet" and (v is None or isinstance(v, dict))}
+            if ends:
+                return {**{k: v for k, v in value.items() if k not in ends}, "hosts": ends}
         return value
 
 
 class HostOptions(Model):
     """`hosts.<id>`: what is true of a host in all its tunnels."""
 
-    endpoint: str | None = None
+    endpoint: HostPart | None = None
     os: Literal["linux", "routeros"] = "linux"
     lan: Prefixes = ()
 
@@ -155,6 +208,7 @@ class Route(Model):
     domain: Texts = ()
     suffix: Texts = ()
     net: Networks = ()
+    list: Texts = ()
     weight: int = 0
     metric: int = 200
     route_ttl: Annotated[int, Field(gt=0)] | None = Field(default=None)
@@ -179,6 +233,15 @@ class CountryDatabase(Model):
 
     path: str | None = None
     url: str | None = None
+    refresh: str | int | None = None
+
+
+class NameList(Model):
+    """`lists.<name>`: names and prefixes kept elsewhere; the daemon reads and refreshes them, `check` never does."""
+
+    url: str | None = None
+    path: str | None = None
+    format: Literal["auto", "plain", "hosts", "dnsmasq", "clash", "geosite"] = "auto"
     refresh: str | int | None = None
 
 
@@ -239,7 +302,7 @@ class Oidc(Model):
     """`firezone.fz_oidc.<name>`."""
 
     client_id: str
-    client_secret: str | Secret
+    client_secret: SecretText
     discovery_document_uri: str = "https://accounts.google.com/.well-known/openid-configuration"
     redirect_uri: str | None = None
     response_type: str = "code"
@@ -252,7 +315,7 @@ class Firezone(Model):
     fz_client_subnet: Prefix = "10.11.0.0/24"
     fz_client_subnet6: Prefix | None = None
     fz_admin: str = "fz-admin@localhost"
-    fz_admin_password: str | Secret | None = None
+    fz_admin_password: SecretText | None = None
     fz_wireguard_port: Port = 51620
     fz_firezone_dir: str | None = None
     fz_firezone_https: bool = True
@@ -279,6 +342,7 @@ class Description(Model):
     services: dict[str, Texts] = {}
     firezone: Firezone = Firezone()
     exits: dict[str, Exit] = {}
+    lists: dict[str, NameList] = {}
     clients: dict[str, Client] = {}
     dns: Dns = Dns()
     image: Image = Image()

@@ -9,7 +9,7 @@ import ipaddress
 from typing import Any
 
 from mrvpn import marks, precedence
-from mrvpn.schema.countries import ALIASES
+from mrvpn.schema.countries import expand
 from mrvpn.schema.model import Route
 from mrvpn.topology import GATEWAY_SERVICE, Network, client_subnets, collapse, matches
 from mrvpn.views.content import content_hash
@@ -96,7 +96,7 @@ def rules(network: Network) -> list[dict[str, Any]]:
 def _kinds(field: str, values: tuple[str, ...]) -> list[tuple[precedence.Kind, tuple[str, ...]]]:
     """A net match splits into prefixes and defaults, which rank differently."""
     if field == "country":
-        return [("country", tuple(ALIASES.get(v, v) for v in values))]
+        return [("country", expand(values))]
     if field != "net":
         return [("domain", values)]
     split: dict[precedence.Kind, list[str]] = {}

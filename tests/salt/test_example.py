@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -95,7 +96,7 @@ def test_a_bad_description_refuses_on_every_host_with_all_problems(
     minion_of: Callable[..., Any], description: Path
 ) -> None:
     tunnels = yaml.safe_load((description / "tunnels.yaml").read_text())
-    tunnels["mrvpn"]["tunnels"]["a_name_of_17_char"] = tunnels["mrvpn"]["tunnels"]["wg_us"]  # and its subnet overlaps
+    tunnels["mrvpn"]["tunnels"]["a_name_of_17_char"] = copy.deepcopy(tunnels["mrvpn"]["tunnels"]["wg_us"])  # overlaps
     (description / "tunnels.yaml").write_text(yaml.safe_dump(tunnels))
     routing = yaml.safe_load((description / "routing.yaml").read_text())
     routing["mrvpn"]["routing"]["routes"][0]["interface"] = "wg_nowhere"

@@ -1,0 +1,33 @@
+"""What several checks share: fixed names, the nearest known word, prefixes that are parsed once.
+
+Knows: words and prefixes. Must not know: the description.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import ipaddress
+from collections.abc import Iterable
+
+GATEWAY_SERVICE = "firezone"
+GATEWAY_INTERFACE = "wg-firezone"
+SHOWN = 12  # known words that a message lists
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """`: did you mean ...?`, else `; there are: ...`, for the end of a message."""
+    words = sorted(known)
+    found = difflib.get_close_matches(word, words, n=1)
+    if found:
+        return f": did you mean `{found[0]}`?"
+    more = f" and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    return f"; there are: {', '.join(words[:SHOWN])}{more}" if words else ""
+
+
+@functools.lru_cache(maxsize=65536)
+def network(prefix: str) -> IPNetwork:
+    """The prefix of a canonical text."""
+    return ipaddress.ip_network(prefix)

@@ -1,0 +1,208 @@
+"""Bad input: every problem has a code, every code a case, every case its messages pinned; never a traceback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mrvpn import compiler
+from mrvpn.__main__ import main
+from mrvpn.errors import CODES
+
+HERE = Path(__file__).parent
+GOOD = (HERE / "good" / "network.yaml").read_text()
+CASES = yaml.safe_load((HERE / "cases.yaml").read_text())
+
+
+def problems(folder: Path) -> list[str]:
+    return [str(problem) for problem in compiler.compile_path(folder).problems]
+
+
+def changed(changes: list[dict[str, str]]) -> str:
+    text = GOOD
+    for change in changes:
+        if change["old"] == "ALL":
+            text = change["new"]
+            continue
+        assert text.count(change["old"]) == 1, f"{change['old']!r} stands not once in the good description"
+        text = text.replace(change["old"], change["new"])
+    return text
+
+
+def test_the_good_description_is_good() -> None:
+    assert problems(HERE / "good") == []
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["case"] for case in CASES])
+def test_case(case: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "network.yaml").write_text(changed(case["change"]))
+    for name, text in case.get("beside", {}).items():
+        (tmp_path / name).write_text(text)
+    assert problems(tmp_path) == case["problems"]
+    bad = any("warning: " not in problem for problem in case["problems"])
+    assert (compiler.compile_path(tmp_path).network is None) == bad
+
+
+def test_every_code_has_a_case(tmp_path: Path) -> None:
+    told = {problem.rpartition("[")[2].rstrip("]") for case in CASES for problem in case["problems"]}
+    # those that need more than text: the tests below
+    told |= {"encoding", "no-files", "too-large", "unreadable"}
+    assert told == set(CODES)
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "network.yaml").write_bytes(b"mrvpn:\n  entrypoint: caf\xe9\n")
+    assert problems(tmp_path) == ["network.yaml:2: is not UTF-8 (byte 24): save it as UTF-8 [encoding]"]
+
+
+def test_utf16(tmp_path: Path) -> None:
+    (tmp_path / "network.yaml").write_bytes(GOOD.encode("utf-16"))
+    assert problems(tmp_path) == ["network.yaml:1: is not UTF-8 (byte 0): save it as UTF-8 [encoding]"]
+
+
+def test_too_large(tmp_path: Path) -> None:
+    (tmp_path / "network.yaml").write_text("mrvpn: {}\n#" + "x" * 10 * 2**20)
+    told = "network.yaml: is 10485771 bytes; a description file has at most 10485760 [too-large]"
+    assert problems(tmp_path) == [told]
+
+
+def test_as_large_as_can_be(tmp_path: Path) -> None:
+    (tmp_path / "network.yaml").write_text(GOOD + "#" + "x" * (10 * 2**20 - 2 - len(GOOD)) + "\n")
+    assert problems(tmp_path) == []
+
+
+def test_a_bomb_is_not_built(tmp_path: Path) -> None:
+    lines = ["mrvpn:", "  a: &a [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"  {b}: &{b} [{', '.join([f'*{a}'] * 10)}]" for a, b in zip("abcdefghij", "bcdefghijk", strict=True)]
+    (tmp_path / "network.yaml").write_text("\n".join(lines))
+    assert problems(tmp_path) == ["network.yaml:3: aliases (*a) are not read: write the value out [alias]"]
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert problems(tmp_path) == [f"{tmp_path}: no *.yaml file here [no-files]"]
+    assert problems(tmp_path / "gone") == [f"{tmp_path / 'gone'}: no such file or folder [no-files]"]
+
+
+def test_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "network.yaml").mkdir()
+    assert problems(tmp_path) == ["network.yaml: cannot be read: Is a directory [unreadable]"]
+
+
+def test_what_stands_in_another_file_is_not_missed_when_that_cannot_be_read(tmp_path: Path) -> None:
+    """One syntax error, one problem: no rule seems to name an unknown tunnel because of it."""
+    head, _, routing = GOOD.partition("  routing:\n")
+    (tmp_path / "a.yaml").write_text(head + "  x: [\n")
+    (tmp_path / "b.yaml").write_text("mrvpn:\n  routing:\n" + routing.replace("pbr_mark: 200", "pbr_mark: x"))
+    found = problems(tmp_path)
+    assert [problem.rpartition(" ")[2] for problem in found] == ["[syntax]", "[value]"]
+
+
+def test_a_key_in_two_files(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD)
+    (tmp_path / "b.yaml").write_text("mrvpn:\n  hosts:\n    uk: {endpoint: 203.0.113.21}\n    de: {}\n")
+    assert problems(tmp_path) == [
+        "b.yaml:3: hosts.uk.endpoint: is set already in a.yaml:7: keep one [duplicate-key]",
+        "b.yaml:4: warning: hosts.de: has no end of any tunnel; there are: entry, office, uk, us [unknown-host]",
+    ]
+
+
+def test_secrets_are_in_no_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    secret = "hush-hush-hush"
+    values = (
+        secret,
+        f"[{secret}]",
+        f"{{secret: [{secret}]}}",
+        f"{{x: {secret}}}",
+        f"!x {secret}",
+        f"{{secret: {secret}x, y: 1}}",
+    )
+    for key in ("private", "psk"):
+        for value in values:
+            text = GOOD.replace("us: {expose: 55824,", f"us: {{{key}: {value}, expose: 55824,")
+            (tmp_path / "network.yaml").write_text(text)
+            assert secret not in "\n".join(problems(tmp_path))
+            for form in ("text", "json", "github"):
+                main(["check", str(tmp_path), "--format", form])
+    for value in values:
+        for key in ("fz_admin_password: ", "fz_oidc: {a: {client_id: x, client_secret: "):
+            closing = "}" * key.count("{")
+            (tmp_path / "network.yaml").write_text(f"{GOOD}\n  firezone: {{{key}{value}{closing}}}\n")
+            assert secret not in "\n".join(problems(tmp_path))
+            main(["check", str(tmp_path)])
+    assert secret not in "".join(capsys.readouterr())
+
+
+leaves = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(
+        ["10.9.22.0/24", "fd00::/64", "0.0.0.0/0", "255.255.255.255/32", "55824", "GB", "wg_us", ".*", "off"]
+    ),
+)
+values = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def paths(tree: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    found = [at]
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        found += paths(value, (*at, key))
+    return found
+
+
+TREE = yaml.safe_load(GOOD)
+PATHS = paths(TREE)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=st.lists(st.tuples(st.sampled_from(PATHS), values), min_size=1, max_size=3))
+def test_wrong_types_at_every_level(changes: list[tuple[tuple[Any, ...], Any]], tmp_path: Path) -> None:
+    tree = json.loads(json.dumps(TREE))
+    for path, value in changes:
+        if not path:
+            tree = value
+            continue
+        try:
+            node = tree
+            for part in path[:-1]:
+                node = node[part]
+            node[path[-1]] = value
+        except (KeyError, IndexError, TypeError):  # an earlier change took it away
+            continue
+    (tmp_path / "network.yaml").write_text(yaml.safe_dump(tree, allow_unicode=True))
+    compiled = compiler.compile_path(tmp_path)
+    assert compiled.network is not None or compiled.errors
+    assert all(problem.message and "\n" not in str(problem) for problem in compiled.problems)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    data=st.one_of(
+        st.binary(max_size=200), st.text(max_size=200).map(lambda t: f"mrvpn:\n  {t}".encode(errors="replace"))
+    )
+)
+def test_any_bytes(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "network.yaml").write_bytes(data)
+    compiled = compiler.compile_path(tmp_path)
+    assert compiled.network is not None or compiled.errors
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, len(GOOD)), put=st.text(max_size=5), length=st.integers(0, 30))
+def test_any_edit(cut: int, put: str, length: int, tmp_path: Path) -> None:
+    (tmp_path / "network.yaml").write_text(GOOD[:cut] + put + GOOD[cut + length :], errors="replace")
+    compiled = compiler.compile_path(tmp_path)
+    assert compiled.network is not None or compiled.errors
