@@ -13,6 +13,7 @@ import logging
 import sys
 import tempfile
 import urllib.parse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         match options.verb:
             case "run":
-                return _run()
+                return _run(options)
             case "check" | "compile":
                 return _offline(options)
             case "explain" if options.config:
                 return _offline(options)
             case "explain":
                 target = "/explain?" + urllib.parse.urlencode({"destination": options.destination})
-                return _ask("GET", target, options.json)
+                return _ask(options, "GET", target)
             case "reload":
-                return _ask("POST", "/reload", options.json)
+                return _ask(options, "POST", "/reload")
             case verb:
-                return _ask("GET", f"/{verb}", options.json)
+                return _ask(options, "GET", f"/{verb}")
     except settings.Refused as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
@@ -53,7 +54,10 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ipt-server", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("run", help="serve")
+    run = verbs.add_parser("run", help="serve")
+    run.add_argument("--control", type=Path, default=CONTROL, help="where to listen for commands")
+    run.add_argument("--settings", type=Path, help="the settings file, instead of the two usual places")
+    run.add_argument("--state", type=Path, help="the folder of what survives a restart")
     for name, text in (
         ("check", "say what is wrong with settings"),
         ("compile", "print the maps that settings come to"),
@@ -64,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("--json", action="store_true", help="print JSON")
+        if name not in ("check", "compile"):
+            verb.add_argument("--control", type=Path, default=CONTROL, help="the daemon's control socket")
         if name in ("check", "compile", "explain"):
             verb.add_argument("-c", "--config", type=Path, required=name != "explain", help="a settings file")
         if name == "explain":
@@ -71,13 +77,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run() -> int:
+def _run(options: argparse.Namespace) -> int:
     from ipt_server.daemon import Daemon, Paths
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    paths = Paths(control=options.control)
+    if options.settings:
+        paths = replace(paths, live=options.settings, mounted=options.settings)
+    if options.state:
+        paths = replace(paths, state=options.state)
 
     async def serve() -> None:
-        await Daemon(Paths()).run()
+        await Daemon(paths).run()
 
     asyncio.run(serve())
     return 0
@@ -107,9 +118,9 @@ def _readable(rules: RuleSet, family: int) -> list[list[str]]:
     ]
 
 
-def _ask(method: str, target: str, as_json: bool) -> int:
-    status, answer = client.request(CONTROL, method, target)
-    _show(answer, as_json)
+def _ask(options: argparse.Namespace, method: str, target: str) -> int:
+    status, answer = client.request(options.control, method, target)
+    _show(answer, options.json)
     return 0 if status == 200 else 1
 
 

@@ -5,13 +5,16 @@ Knows: the form of the file. Must not know: what is done with it.
 
 from __future__ import annotations
 
+import ipaddress
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from mrvpn import patterns
+from mrvpn import marks, patterns
 from mrvpn.precedence import Kind
 
 DEFAULT_EXIT = "_DEFAULT"
@@ -25,6 +28,35 @@ class Refused(Exception):
         self.problems = problems
 
 
+def _prefix(text: str) -> str:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{error}: a prefix such as 10.0.0.0/24 or 2001:db8::/32 is wanted") from None
+    return text
+
+
+def _address(text: str) -> str:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError as error:
+        raise ValueError(f"{error}: an address is wanted") from None
+    return text
+
+
+def _pattern(text: str) -> str:
+    if told := patterns.problem(text):
+        raise ValueError(told)
+    return text
+
+
+Prefix = Annotated[str, AfterValidator(_prefix)]
+AddressText = Annotated[str, AfterValidator(_address)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Interface = Annotated[str, Field(pattern=r"^[^\s/\"]{1,15}$")]  # what the kernel takes, and nft can quote
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,24 +64,24 @@ class _Model(BaseModel):
 class TunnelInterface(_Model):
     """A tunnel interface of the namespace and the prefixes declared behind it."""
 
-    interface: str
-    sources: tuple[str, ...] = ()
+    interface: Interface
+    sources: tuple[Prefix, ...] = ()
 
 
 class Mesh(_Model):
     """Declared mesh prefixes by family."""
 
-    ipv4: tuple[str, ...] = ()
-    ipv6: tuple[str, ...] = ()
+    ipv4: tuple[Prefix, ...] = ()
+    ipv6: tuple[Prefix, ...] = ()
 
 
 class Exit(_Model):
     """A way out; `interface` None is the interface of the main table's default route."""
 
     name: str
-    interface: str | None = None
-    mark: int
-    table: int
+    interface: Interface | None = None
+    mark: Annotated[int, Field(ge=1, le=marks.MAX_EXIT_MARK)]
+    table: Annotated[int, Field(ge=1, lt=1 << 32)]
     ipv4: bool = True
     ipv6: bool = True
     fallback: tuple[str, ...] = ()
@@ -60,7 +92,7 @@ class RuleSetting(_Model):
     """One route rule with one kind of match; `exit` None only sets a TTL."""
 
     id: str
-    mark: int
+    mark: Annotated[int, Field(ge=marks.RULE_BASE, lt=marks.DEFAULT_RULE)]
     exit: str | None
     kind: Kind
     weight: int = 0
@@ -68,16 +100,16 @@ class RuleSetting(_Model):
     ttl: int | None = None
     live: Literal["keep", "cut"] = "keep"
     countries: tuple[str, ...] = ()
-    patterns: tuple[str, ...] = ()
+    patterns: tuple[Pattern, ...] = ()
     suffixes: tuple[str, ...] = ()
-    prefixes: tuple[str, ...] = ()
+    prefixes: tuple[Prefix, ...] = ()
 
 
 class Recursor(_Model):
     """Where port 53 is redirected to, by which interfaces, and the recursor's control socket folder."""
 
-    port: int = 5301
-    interfaces: tuple[str, ...] = ()
+    port: Port = 5301
+    interfaces: tuple[Interface, ...] = ()
     uid: int = 953
     control: str = "/run/mrvpn-recursor"
 
@@ -85,11 +117,11 @@ class Recursor(_Model):
 class Hook(_Model):
     """The hook's sockets and patience; `timeout_ms` of each of `tries`."""
 
-    address: str = "127.0.0.1"
-    port: int = 5310
-    ports: int = 16
-    tries: int = 2
-    timeout_ms: int = 300
+    address: AddressText = "127.0.0.1"
+    port: Port = 5310
+    ports: Annotated[int, Field(ge=1, le=256)] = 16
+    tries: Annotated[int, Field(ge=1)] = 2
+    timeout_ms: Annotated[int, Field(ge=1)] = 300
     fail: Literal["closed", "open"] = "closed"
 
 
@@ -98,34 +130,18 @@ class Settings(_Model):
 
     version: str
     service: str = "firezone"
-    ingress: tuple[str, ...]
+    ingress: tuple[Interface, ...]
     tunnels: tuple[TunnelInterface, ...] = ()
     mesh: Mesh = Mesh()
     exits: tuple[Exit, ...]
     rules: tuple[RuleSetting, ...] = ()
-    domain_route_ttl: int = 300
+    domain_route_ttl: Annotated[int, Field(ge=0)] = 300
     country_database: str | None = None
-    own: tuple[str, ...] = ()
+    own: tuple[AddressText, ...] = ()
     recursor: Recursor = Recursor()
     hook: Hook = Hook()
     hints: Literal["learn", "strip"] = "learn"
-    learned_max: int = 200_000
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Settings:
-        wrong = []
-        names = [e.name for e in self.exits]
-        if not names or names[0] != DEFAULT_EXIT:
-            wrong.append("exits: the first must be _DEFAULT")
-        for rule in self.rules:
-            if rule.exit is not None and rule.exit not in names:
-                wrong.append(f"{rule.id}: there is no exit {rule.exit}; there are: {', '.join(names)}")
-            wrong += [f"{rule.id}: {told}" for pattern in rule.patterns if (told := patterns.problem(pattern))]
-            if rule.countries and not self.country_database:
-                wrong.append(f"{rule.id}: needs country_database")
-        if wrong:
-            raise ValueError("\n".join(wrong))
-        return self
+    learned_max: Annotated[int, Field(ge=1)] = 200_000
 
     def exit(self, name: str) -> Exit:
         """The exit of this name."""
@@ -133,16 +149,58 @@ class Settings(_Model):
 
 
 def parse(value: Any) -> Settings:
-    """The settings in a mapping; raises Refused with every problem."""
+    """The settings in a mapping; raises Refused with every problem: of the form and of what belongs together."""
+    problems: list[str] = []
+    found: Settings | None = None
     try:
-        return Settings.model_validate(value)
+        found = Settings.model_validate(value)
     except ValidationError as error:
-        problems: list[str] = []
         for item in error.errors(include_url=False):
             place = ".".join(str(part) for part in item["loc"])
             for line in str(item["msg"]).removeprefix("Value error, ").splitlines():
                 problems.append(f"{place}: {line}" if place else line)
-        raise Refused(problems) from None
+    problems += _inconsistencies(value)
+    if problems or found is None:
+        raise Refused(problems)
+    return found
+
+
+def _inconsistencies(value: Any) -> list[str]:
+    """What does not belong together. It reads the raw mapping, so that a mistake of form elsewhere hides nothing."""
+    if not isinstance(value, dict):
+        return []
+    exits, rules = _mappings(value.get("exits")), _mappings(value.get("rules"))
+    names = [e.get("name") for e in exits]
+    wrong = []
+    if not names or names[0] != DEFAULT_EXIT:
+        wrong.append("exits: the first must be _DEFAULT")
+    wrong += _twice("exits", "name", exits) + _twice("exits", "mark", exits) + _twice("rules", "mark", rules)
+    tables = [e for e in exits if e.get("interface") is not None]
+    wrong += _twice("exits", "table", tables)
+    for e in tables:
+        if isinstance(e.get("table"), int) and e["table"] in marks.RESERVED_TABLES:
+            wrong.append(f"exits.{e.get('name')}.table: {e['table']} is the kernel's own; use any but 253-255")
+    known = ", ".join(map(str, names))
+    for e in exits:
+        fallback = e.get("fallback")
+        for name in fallback if isinstance(fallback, list | tuple) else ():
+            if name not in names or name == e.get("name"):
+                wrong.append(f"exits.{e.get('name')}.fallback: {name} is no other exit; there are: {known}")
+    for r in rules:
+        if r.get("exit") is not None and r.get("exit") not in names:
+            wrong.append(f"{r.get('id')}: there is no exit {r['exit']}; there are: {known}")
+        if r.get("countries") and not value.get("country_database"):
+            wrong.append(f"{r.get('id')}: needs country_database")
+    return wrong
+
+
+def _mappings(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list | tuple) else []
+
+
+def _twice(place: str, field: str, items: Iterable[dict[str, Any]]) -> list[str]:
+    seen = Counter(str(item[field]) for item in items if item.get(field) is not None)
+    return [f"{place}: {field} {text} is taken {count} times" for text, count in seen.items() if count > 1]
 
 
 def load(path: Path) -> Settings:

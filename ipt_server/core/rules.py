@@ -84,7 +84,7 @@ class RuleSet:
                 found[rule.mark] = rule
             start = name.find(".", start) + 1
         if self._regex is not None:
-            for number in self._regex.Match(name):
+            for number in self._regex.Match(name) or ():  # None where nothing matches
                 rule = self._regex_rules[number]
                 found[rule.mark] = rule
         return sorted(found.values(), key=self._key)
@@ -144,7 +144,8 @@ def _public(whole: tuple[int, int], family: int) -> list[tuple[int, int]]:
 def _fallback(settings: Settings) -> RuleSetting | None:
     """The rule for all that nothing else covers: a whole default that every other rule of addresses beats.
 
-    It stands behind DEFAULT_RULE instead of filling every gap of the interval maps.
+    It stands behind DEFAULT_RULE instead of filling every gap of the interval maps. A rule with a longer prefix beside
+    its whole ones does not qualify: that prefix may win over another rule's.
     """
     layers = [
         (precedence.key(rule.weight, rule.kind, 0, number), rule)
@@ -154,7 +155,7 @@ def _fallback(settings: Settings) -> RuleSetting | None:
     if not layers:
         return None
     _, last = max(layers, key=lambda layer: layer[0])
-    return last if last.kind == "default" and {"0.0.0.0/0", "::/0"} <= set(last.prefixes) else None
+    return last if last.kind == "default" and {"0.0.0.0/0", "::/0"} == set(last.prefixes) else None
 
 
 def _intervals(settings: Settings, countries: Countries, family: int, fallback: RuleSetting | None) -> list[Interval]:
