@@ -20,6 +20,7 @@ from typing import Any
 from ipt_server import settings
 from ipt_server.control import client
 from ipt_server.core.rules import RuleSet
+from ipt_server.kernel import KernelProblem
 
 CONTROL = Path("/run/ipt-server/control.sock")
 
@@ -45,6 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     except settings.Refused as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
+        return 1
+    except KernelProblem as error:
+        print(f"{error} (it needs CAP_NET_ADMIN, and a namespace of its own)", file=sys.stderr)
         return 1
     except client.NotRunning as error:
         print(error, file=sys.stderr)

@@ -27,9 +27,9 @@ from ipt_server.dns.filter import Filter
 from ipt_server.dns.recursor import wipe_caches
 from ipt_server.dns.server import Refused, VerdictServer
 from ipt_server.geo import mmdb
-from ipt_server.kernel import events, routes
+from ipt_server.kernel import KernelProblem, events, routes
 from ipt_server.kernel.netlink import KernelRefused
-from ipt_server.kernel.state import Kernel, NftRefused
+from ipt_server.kernel.state import Kernel
 from ipt_server.settings import RuleSetting, Settings
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class Daemon:
             self._take(rules)
             try:
                 self.kernel.apply(rules, self._elements())
-            except (KernelRefused, NftRefused, routes.RouteProblem) as error:
+            except KernelProblem as error:
                 self.problems = [f"the kernel refused: {error}"]
                 self.learned.replace(learned)
                 self._take(before)
@@ -290,7 +290,7 @@ class Daemon:
     def _look(self) -> None:
         try:
             changed = self.kernel.links_changed(self.rules)
-        except (routes.RouteProblem, NftRefused) as error:
+        except KernelProblem as error:
             log.warning("links: %s", error)
             return
         if changed:

@@ -6,7 +6,6 @@ Knows: the wire format of NFT_MSG_NEWSETELEM/DELSETELEM (linux/netfilter/nf_tabl
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -14,13 +13,15 @@ import struct
 from collections.abc import Iterable, Sequence
 
 from ipt_server.core.intervals import Interval
+from ipt_server.kernel import KernelProblem
 
 NETLINK_NETFILTER = 12
 _NFNL_SUBSYS_NFTABLES = 10
 _NEWSETELEM = _NFNL_SUBSYS_NFTABLES << 8 | 12
 _DELSETELEM = _NFNL_SUBSYS_NFTABLES << 8 | 14
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
-_F_REQUEST, _F_ACK, _F_CREATE = 1, 4, 0x400
+_F_REQUEST, _F_ACK, _F_EXCL, _F_CREATE = 1, 4, 0x200, 0x400
+_NLMSG_ERROR = 2  # an acknowledgement is one with code 0
 _NFPROTO_INET = 1
 _NESTED = 0x8000
 _ELEMENTS_A_MESSAGE = 1500  # an attribute holds 64 kB at most
@@ -28,8 +29,13 @@ _HEADER = struct.Struct("=IHHII")
 _FAMILY = struct.Struct("!BBH")
 
 
-class KernelRefused(OSError):
+class KernelRefused(KernelProblem, OSError):
     """The kernel refused a batch; `errno` says why. Nothing of the batch is in force."""
+
+    @property
+    def differs(self) -> bool:
+        """Whether the kernel's elements are not what the sender thought: one is missing, one is there, or unknown."""
+        return self.errno in (errno.ENOENT, errno.EEXIST, errno.ENOBUFS)
 
 
 def _attribute(kind: int, data: bytes) -> bytes:
@@ -94,45 +100,46 @@ class Batch:
 
     def __init__(self, table: str) -> None:
         self._table = _attribute(1, table.encode() + b"\0")
-        self._plan: list[tuple[int, bytes]] = []
+        self._plan: list[tuple[int, int, bytes]] = []  # message type, flags, payload
 
     def flush(self, name: str) -> Batch:
         """Removes every element of a set."""
-        self._plan.append((_DELSETELEM, self._table + _attribute(2, name.encode() + b"\0")))
+        self._plan.append((_DELSETELEM, 0, self._table + _attribute(2, name.encode() + b"\0")))
         return self
 
-    def _elements(self, kind: int, name: str, records: Sequence[bytes]) -> Batch:
+    def _elements(self, kind: int, name: str, records: Sequence[bytes], flags: int = 0) -> Batch:
         head = self._table + _attribute(2, name.encode() + b"\0")
         for at in range(0, len(records), _ELEMENTS_A_MESSAGE):
             body = b"".join(records[at : at + _ELEMENTS_A_MESSAGE])
-            self._plan.append((kind, head + _attribute(_NESTED | 3, body)))
+            self._plan.append((kind, flags, head + _attribute(_NESTED | 3, body)))
         return self
 
     def replace_intervals(self, name: str, family: int, intervals: Sequence[Interval]) -> Batch:
         """Makes an interval map hold exactly these."""
-        return self.flush(name)._elements(_NEWSETELEM, name, interval_records(intervals, family))
+        return self.flush(name)._elements(_NEWSETELEM, name, interval_records(intervals, family), _F_CREATE)
 
     def set_timed(self, name: str, family: int, elements: Sequence[tuple[int, int, float]]) -> Batch:
-        """Adds (address, mark, seconds) elements to a map with timeouts."""
+        """Adds (address, mark, seconds) elements to a map with timeouts; one that is there already fails the batch."""
         layout = _LAYOUT[family]
         records = [layout.timed(key, mark, max(1, int(seconds * 1000))) for key, mark, seconds in elements]
-        return self._elements(_NEWSETELEM, name, records)
+        # without EXCL an element of the same mark would be left as it is, with what is left of its life
+        return self._elements(_NEWSETELEM, name, records, _F_CREATE | _F_EXCL)
 
     def delete(self, name: str, family: int, keys: Sequence[int]) -> Batch:
         """Deletes elements; one that is not there fails the batch."""
         return self._elements(_DELSETELEM, name, [_LAYOUT[family].bare(key) for key in keys])
 
-    def data(self) -> tuple[bytes, int]:
-        """The bytes of the batch and how many acknowledgements they ask for (0: there is nothing to send)."""
+    def data(self, before: int = 0) -> tuple[bytes, int]:
+        """The bytes of the batch and its number of messages, counted from `before` + 1; the last asks for an answer."""
         if not self._plan:
             return b"", 0
-        parts = [_message(_BATCH_BEGIN, _F_REQUEST, 0, 0, _NFNL_SUBSYS_NFTABLES)]
-        for number, (kind, payload) in enumerate(self._plan, 1):
-            flags = _F_REQUEST | (_F_CREATE if kind == _NEWSETELEM else 0)
-            flags |= _F_ACK if number == len(self._plan) else 0
-            parts.append(_message(kind, flags, number, _NFPROTO_INET, 0, payload))
-        parts.append(_message(_BATCH_END, _F_REQUEST, len(self._plan) + 1, 0, _NFNL_SUBSYS_NFTABLES))
-        return b"".join(parts), 1
+        parts = [_message(_BATCH_BEGIN, _F_REQUEST, before, 0, _NFNL_SUBSYS_NFTABLES)]
+        for number, (kind, extra, payload) in enumerate(self._plan, 1):
+            flags = _F_REQUEST | extra | (_F_ACK if number == len(self._plan) else 0)
+            parts.append(_message(kind, flags, before + number, _NFPROTO_INET, 0, payload))
+        last = before + len(self._plan) + 1
+        parts.append(_message(_BATCH_END, _F_REQUEST, last, 0, _NFNL_SUBSYS_NFTABLES))
+        return b"".join(parts), len(self._plan)
 
 
 class Socket:
@@ -143,7 +150,8 @@ class Socket:
         self._socket.bind((0, 0))
         self._socket.setsockopt(270, 11, 1)  # SOL_NETLINK, NETLINK_EXT_ACK
         self._socket.setsockopt(270, 10, 1)  # NETLINK_CAP_ACK: a refusal does not echo the batch
-        self._socket.settimeout(30)
+        self._socket.setblocking(False)  # the kernel answers a batch before `send` returns
+        self._sequence = 0
         self._room = 0
         self._make_room(1 << 20)
 
@@ -158,36 +166,41 @@ class Socket:
         self._room = size
 
     def send(self, batch: Batch) -> None:
-        """Puts a batch in force. Raises KernelRefused; then nothing of it is."""
-        data, acknowledgements = batch.data()
-        if not acknowledgements:
+        """Puts a batch in force. Raises KernelRefused; then nothing of it is, but for ENOBUFS: its fate is unknown."""
+        data, count = batch.data(self._sequence)
+        if not count:
             return
+        first, self._sequence = self._sequence, (self._sequence + count + 2) % (1 << 31)
         self._make_room(len(data) + (1 << 16))
-        self._socket.send(data)
-        failed = 0
-        while acknowledgements and not failed:
-            reply = self._socket.recv(1 << 16)
-            at = 0
-            while at < len(reply):
-                length, kind, _, _, _ = _HEADER.unpack_from(reply, at)
-                if kind == 2:  # NLMSG_ERROR; 0 is an acknowledgement
-                    failed = failed or -int(struct.unpack_from("=i", reply, at + 16)[0])
-                    acknowledgements -= 1
-                at += (length + 3) & ~3
+        try:
+            self._socket.send(data)
+            failed = self._answer(first + 1, first + count)
+        except OSError as error:
+            raise KernelRefused(error.errno or errno.EIO, f"netlink: {error.strerror or error}") from None
         if failed:
-            self._drain()
             raise KernelRefused(failed, os.strerror(failed))
 
-    def _drain(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._socket.recv(1 << 16, socket.MSG_DONTWAIT):
-                pass
+    def _answer(self, first: int, last: int) -> int:
+        """The first error among the answers to messages `first` to `last`, or 0 where the last was acknowledged.
+
+        Answers of an earlier batch that nobody read are passed over by their numbers.
+        """
+        failed, acknowledged = 0, False
+        while True:
+            try:
+                reply = self._socket.recv(1 << 16)
+            except BlockingIOError:
+                break
+            at = 0
+            while at < len(reply):
+                length, kind, _, sequence, _ = _HEADER.unpack_from(reply, at)
+                if kind == _NLMSG_ERROR and first <= sequence <= last:
+                    code = -int(struct.unpack_from("=i", reply, at + 16)[0])
+                    failed = failed or code
+                    acknowledged = acknowledged or (code == 0 and sequence == last)
+                at += (length + 3) & ~3
+        return failed or (0 if acknowledged else errno.ENOBUFS)
 
     def close(self) -> None:
         """Closes the socket."""
         self._socket.close()
-
-
-def is_missing(error: OSError) -> bool:
-    """Whether a batch failed because an element was not there any more."""
-    return error.errno == errno.ENOENT

@@ -10,6 +10,7 @@ import json
 import subprocess
 from typing import Any
 
+from ipt_server.kernel import KernelProblem
 from ipt_server.settings import Settings
 from mrvpn import marks
 
@@ -18,7 +19,7 @@ LAST_PREFERENCE = 9999  # ours: 100 to 9999; the kernel's own are 0, 32766, 3276
 UNREACHABLE_METRIC = 9999
 
 
-class RouteProblem(Exception):
+class RouteProblem(KernelProblem):
     """ip refused a command; the text is its own line."""
 
 

@@ -5,22 +5,24 @@ Knows: skeleton, elements, rules and routes, in which order. Must not know: DNS,
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import subprocess
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from ipt_server.core.intervals import Interval
 from ipt_server.core.learned import Address, Change
 from ipt_server.core.rules import RuleSet
-from ipt_server.kernel import routes, skeleton
-from ipt_server.kernel.netlink import Batch, KernelRefused, Socket, is_missing
+from ipt_server.kernel import KernelProblem, routes, skeleton
+from ipt_server.kernel.netlink import Batch, KernelRefused, Socket
 from mrvpn import marks
 
 log = logging.getLogger(__name__)
 
 
-class NftRefused(Exception):
+class NftRefused(KernelProblem):
     """nft refused a text; the message is its first line, and nothing of the text is in force."""
 
 
@@ -98,33 +100,27 @@ class Kernel:
         if not changes:
             return
         try:
-            self._socket.send(self._learning(changes, forget=True))
+            self._socket.send(_learning(changes))
         except KernelRefused as error:
-            if not is_missing(error):
+            if not error.differs:
                 raise
-            # an element that ran out between our clock and the kernel's: they are all set one by one
+            # the kernel's elements are not what the table thought (one ran out, one was restored): each for itself
             for change in changes:
                 self._learn_one(change)
 
-    def _learning(self, changes: Sequence[Change], forget: bool) -> Batch:
-        batch = Batch(skeleton.TABLE)
-        for family in (4, 6):
-            own = [c for c in changes if c.address.version == family]
-            name = f"learned{family}"
-            if forget and (old := [int(c.address) for c in own if c.replaces or c.mark is None]):
-                batch.delete(name, family, old)
-            if new := [(int(c.address), c.mark, c.timeout) for c in own if c.mark is not None]:
-                batch.set_timed(name, family, new)
-        return batch
-
     def _learn_one(self, change: Change) -> None:
-        for forget in (False, True):
+        """Makes one element what the change says, whether it is there or not."""
+        for attempt in range(4):
+            there = change.replaces == (attempt % 2 == 0)
             try:
-                self._socket.send(self._learning([change], forget=forget))
+                if there or change.mark is not None:
+                    self._socket.send(_learning([replace(change, replaces=there)]))
                 return
-            except KernelRefused:
-                if forget:
+            except KernelRefused as error:
+                if not error.differs or attempt == 3:
                     raise
+                if change.mark is None and error.errno == errno.ENOENT:
+                    return
 
     def standing_learned(self) -> list[tuple[str, int, float]]:
         """The learned elements that the kernel holds: (address, mark, seconds left)."""
@@ -141,3 +137,20 @@ class Kernel:
                     element = key["elem"] if isinstance(key, dict) else {"val": key}
                     found.append((str(element["val"]), int(mark), float(element.get("expires", 600))))
         return found
+
+    def close(self) -> None:
+        """Lets go of the kernel; what is in force stays."""
+        self._socket.close()
+
+
+def _learning(changes: Sequence[Change]) -> Batch:
+    """The batch of changes: what replaces goes first, and what is new must not be there."""
+    batch = Batch(skeleton.TABLE)
+    for family in (4, 6):
+        own = [c for c in changes if c.address.version == family]
+        name = f"learned{family}"
+        if old := [int(c.address) for c in own if c.replaces or c.mark is None]:
+            batch.delete(name, family, old)
+        if new := [(int(c.address), c.mark, c.timeout) for c in own if c.mark is not None]:
+            batch.set_timed(name, family, new)
+    return batch

@@ -1,0 +1,242 @@
+"""What happens to the kernel's state while traffic runs: replacement, interfaces that go and come, refused batches."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import threading
+import time
+from collections.abc import Iterator
+
+import kernel_rig
+import pytest
+from kernel_rig import CLIENT, Rig, until
+
+from ipt_server.core.learned import Change
+from ipt_server.core.rules import RuleSet
+from ipt_server.kernel.netlink import Batch, KernelRefused
+from ipt_server.kernel.state import Kernel
+from mrvpn import marks
+
+pytestmark = pytest.mark.root
+
+# the middle of each block belongs to its own exit in every generation; only what is around it changes
+UK, US = "81.2.69", "198.51.100"
+RANGES = {
+    "GB": {4: [(0x51024500, 0x510245FF)], 6: [(0x2A001450 << 96, (0x2A001451 << 96) - 1)]},
+    "US": {4: [(0xC6336400, 0xC63364FF)], 6: [(0x2600 << 112, (0x2601 << 112) - 1)]},
+}
+
+
+def rules(rig: Rig, extra: int = 0) -> RuleSet:
+    """Two countries by two exits, and `extra` prefixes so that every generation differs."""
+    found = [
+        {"id": "uk", "mark": marks.rule_mark(0), "exit": "wg_uk", "kind": "country", "countries": ["GB"]},
+        {"id": "us", "mark": marks.rule_mark(1), "exit": "wg_us", "kind": "country", "countries": ["US"]},
+    ]
+    if extra:
+        prefixes = [f"5.{number // 250}.{number % 250}.0/25" for number in range(extra)]
+        found.append({"id": "x", "mark": marks.rule_mark(2), "exit": "wg_us", "kind": "prefix", "prefixes": prefixes})
+    return RuleSet(rig.settings(*found, country_database="/nowhere.mmdb"), RANGES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def applied(rig: Rig, kernel: Kernel) -> None:
+    kernel.apply(rules(rig), [])
+
+
+class Traffic(threading.Thread):
+    """New flows from the client to both countries without a pause: each datagram from a port of its own."""
+
+    def __init__(self, rig: Rig) -> None:
+        super().__init__(daemon=True)
+        self._rig = rig
+        self._over = threading.Event()
+        self.sent = 0
+
+    def run(self) -> None:
+        number = 0
+        while not self._over.is_set():
+            number += 1
+            address = f"{UK if number % 2 else US}.{number // 2 % 254 + 1}"
+            with contextlib.suppress(OSError), self._rig.udp(address) as s:
+                s.send(b"t")
+                self.sent += 1
+
+    @property
+    def wrong(self) -> int:
+        """Datagrams that left by another exit than their destination's."""
+        seen = {name: answerer.seen for name, answerer in self._rig.answerers.items()}
+        right = {UK: "wg_uk", US: "wg_us"}
+        return sum(
+            count
+            for name, found in seen.items()
+            for (_, destination), count in list(found.items())
+            if right.get(destination.rpartition(".")[0], name) != name
+        )
+
+    @property
+    def arrived(self) -> int:
+        return sum(self._rig.answerers[name].seen.total() for name in ("wg_uk", "wg_us"))
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+@pytest.fixture
+def traffic(rig: Rig) -> Iterator[Traffic]:
+    for answerer in rig.answerers.values():
+        answerer.seen.clear()
+    running = Traffic(rig)
+    running.start()
+    until("traffic runs", lambda: running.arrived > 20)
+    yield running
+    running.stop()
+
+
+def test_maps_are_replaced_under_traffic_without_one_packet_by_a_wrong_exit(
+    rig: Rig, kernel: Kernel, traffic: Traffic
+) -> None:
+    for generation in range(1, 13):
+        before = traffic.arrived
+        kernel.apply(rules(rig, extra=generation * 400), [])
+        until("traffic goes on", lambda before=before: traffic.arrived > before + 20)
+    traffic.stop()
+    until("what was sent has arrived", lambda: traffic.arrived + traffic.wrong >= traffic.sent)
+    assert (traffic.wrong, traffic.arrived) == (0, traffic.sent)
+
+
+def test_a_table_of_another_form_is_replaced_closed_first(rig: Rig, kernel: Kernel, traffic: Traffic) -> None:
+    """Chains and sets that change (here: the hook's port) mean a new table: refused for a moment, never misrouted."""
+    with_port = rules(rig)
+    hook = with_port.settings.hook.model_copy(update={"port": 5400})
+    changed = RuleSet(with_port.settings.model_copy(update={"hook": hook}), RANGES)
+    assert kernel.apply(changed, []) is False
+    before = traffic.arrived
+    until("traffic goes on", lambda: traffic.arrived > before + 20)
+    kernel.apply(rules(rig), [])
+    traffic.stop()
+    assert traffic.wrong == 0
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_without_its_interface_an_exit_is_unreachable_and_comes_back(rig: Rig, kernel: Kernel, family: int) -> None:
+    compiled = rules(rig)
+    address = {4: f"{UK}.7", 6: "2a00:1450::77"}[family]
+    assert rig.exit_of(address) == "wg_uk"
+    rig.gateway.ip("link", "del", "wg_uk")
+    assert rig.nowhere(address)
+    kernel.links_changed(compiled)
+    assert rig.nowhere(address)
+    kernel_rig.tunnel(rig, "wg_uk")
+    kernel.links_changed(compiled)
+    assert rig.exit_of(address) == "wg_uk"
+
+
+def test_an_interface_that_is_late_does_not_fail_the_others(rig: Rig, kernel: Kernel) -> None:
+    rig.gateway.ip("link", "del", "wg_uk")
+    try:
+        kernel.apply(rules(rig), [])
+        assert rig.exit_of(f"{US}.7") == "wg_us"
+        assert rig.nowhere(f"{UK}.7")
+    finally:
+        kernel_rig.tunnel(rig, "wg_uk")
+        kernel.links_changed(rules(rig))
+    assert rig.exit_of(f"{UK}.7") == "wg_uk"
+
+
+def test_the_default_gateway_may_change_at_any_time(rig: Rig, kernel: Kernel) -> None:
+    rig.gateway.ip("route", "del", "default")
+    assert rig.nowhere("9.9.9.9")
+    kernel.links_changed(rules(rig))
+    rig.gateway.ip("route", "add", "default", "via", "192.0.2.1")
+    kernel.links_changed(rules(rig))
+    assert rig.exit_of("9.9.9.9") == "eth0"
+
+
+def test_applying_the_same_again_changes_nothing(rig: Rig, kernel: Kernel) -> None:
+    compiled = rules(rig)
+    kernel.apply(compiled, [])
+    before = rig.gateway.run("nft", "-s", "list", "ruleset")
+    routes = [rig.gateway.ip(f"-{f}", *what) for f in (4, 6) for what in (("rule",), ("route", "show", "table", "all"))]
+    assert kernel.apply(compiled, []) is True
+    assert rig.gateway.run("nft", "-s", "list", "ruleset") == before
+    assert routes == [
+        rig.gateway.ip(f"-{f}", *what) for f in (4, 6) for what in (("rule",), ("route", "show", "table", "all"))
+    ]
+
+
+def test_other_peoples_rules_tables_and_chains_are_left_alone(rig: Rig, kernel: Kernel) -> None:
+    rig.gateway.run("nft", "-f", "-", text="table ip nat { chain DOCKER_OUTPUT { counter;\n}\n}")
+    rig.gateway.ip("rule", "add", "pref", "20000", "from", "198.18.0.1", "lookup", "main")
+    kernel.apply(rules(rig), [])
+    assert "DOCKER_OUTPUT" in rig.gateway.run("nft", "list", "ruleset")
+    assert "198.18.0.1" in rig.gateway.ip("rule")
+
+
+def test_foreign_routes_in_an_exits_table_are_removed(rig: Rig, kernel: Kernel) -> None:
+    rig.gateway.ip("route", "add", "default", "dev", "wg_us", "table", "201", "metric", "0")
+    rig.gateway.ip("route", "add", "1.2.3.0/24", "dev", "wg_us", "table", "201")
+    kernel.links_changed(rules(rig))
+    assert "wg_us" not in rig.gateway.ip("route", "show", "table", "201")
+
+
+A = [ipaddress.ip_address(a) for a in (f"{UK}.31", f"{UK}.32", "2a00:1450::31")]
+BY_US = marks.rule_mark(1)
+
+
+def element(rig: Rig, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    kind = f"learned{address.version}"
+    text = rig.gateway.run("nft", "list", "map", "inet", "mrvpn", kind)
+    return next((part for part in text.replace("{", ",").split(",") if f"{address} " in f"{part.strip()} "), "")
+
+
+def test_what_the_shadow_and_the_kernel_see_differently_is_put_right(rig: Rig, kernel: Kernel) -> None:
+    """ENOENT: an element ran out that the table thought alive; EEXIST: one is there that it did not know."""
+    changes = [Change(address, BY_US, 60, replaces=True) for address in A]
+    kernel.learn(changes)  # none of them is there
+    assert all(element(rig, address) for address in A)
+    kernel.learn([Change(address, marks.rule_mark(0), 90, replaces=False) for address in A])  # all of them are
+    assert all(f"{marks.rule_mark(0):#x}"[2:] in element(rig, address) for address in A)
+    kernel.learn([Change(address, None, 0, replaces=True) for address in A])
+    assert not any(element(rig, address) for address in A)
+    kernel.learn([Change(address, None, 0, replaces=True) for address in A])  # gone is gone
+
+
+def test_an_element_that_is_learned_again_gets_its_whole_life_again(rig: Rig, kernel: Kernel) -> None:
+    address = A[0]
+    for replaces in (False, False, True):
+        kernel.learn([Change(address, BY_US, 2 if not replaces else 600, replaces=replaces)])
+    left = {text: seconds for text, _, seconds in kernel.standing_learned()}
+    assert left[str(address)] > 500
+    kernel.learn([Change(address, BY_US, 900, replaces=False)])  # known to the kernel, not to the table
+    left = {text: seconds for text, _, seconds in kernel.standing_learned()}
+    assert left[str(address)] > 800
+
+
+def test_a_refused_batch_changes_nothing(rig: Rig, kernel: Kernel) -> None:
+    with rig.gateway.inside():
+        from ipt_server.kernel.netlink import Socket
+
+        s = Socket()
+        good = [(int(A[0]), BY_US, 60.0)]
+        before = kernel.standing_learned()
+        with pytest.raises(KernelRefused):
+            s.send(Batch("mrvpn").flush("learned4").set_timed("learned4", 4, good).delete("learned4", 4, [1]))
+        with pytest.raises(KernelRefused):
+            s.send(Batch("mrvpn").replace_intervals("geo4", 4, [(0, 5, 1)]).flush("no_such_map"))
+        s.close()
+    assert {a for a, _, _ in kernel.standing_learned()} == {a for a, _, _ in before}
+    assert rig.exit_of(f"{UK}.7") == "wg_uk"
+
+
+def test_a_flow_that_never_idles_keeps_its_exit_through_replacement(rig: Rig, kernel: Kernel) -> None:
+    with rig.udp(f"{UK}.40", port=4040) as s:
+        for generation in range(8):
+            s.send(b"%d" % generation)
+            assert s.recv(100) == b"wg_uk %d" % generation
+            kernel.learn([Change(ipaddress.ip_address(f"{UK}.40"), BY_US, 60, replaces=generation > 0)])
+            kernel.apply(rules(rig, extra=generation * 10), [])
+            time.sleep(0)
+    assert rig.answerers["wg_us"].seen[CLIENT[4], f"{UK}.40"] == 0
