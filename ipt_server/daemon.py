@@ -14,7 +14,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ class Daemon:
         for text, mark, left in self.kernel.standing_learned():
             address = ipaddress.ip_address(text)
             known = filed.get(address)
-            filed[address] = Entry(mark, now + left, known.name if known else "")
+            filed[address] = replace(known or Entry(mark, 0, ""), mark=mark, expiry=now + left)
         return {address: entry for address, entry in filed.items() if entry.expiry > now}
 
     def _take(self, rules: RuleSet) -> None:
@@ -117,7 +117,7 @@ class Daemon:
         for address, entry in self.learned.alive(self.clock()):
             best = next((r for r in rules.match(entry.name) if r.exit is not None), None) if entry.name else None
             if best is not None and rules.beats(best, address):
-                kept.append((address, Entry(best.mark, entry.expiry, entry.name, entry.conflicts)))
+                kept.append((address, replace(entry, mark=best.mark)))
         self.learned.replace(kept)
 
     def _elements(self) -> list[tuple[Address, int, float]]:
@@ -193,19 +193,18 @@ class Daemon:
         undo: list[tuple[Address, Entry | None]] = []
         try:
             for lesson in judgement.lessons:
-                entry = self.learned.entries.get(lesson.address)
-                undo.append((lesson.address, entry and Entry(entry.mark, entry.expiry, entry.name, entry.conflicts)))
+                entry = self.learned.snapshot(lesson.address)
+                undo.append((lesson.address, entry))
                 better = entry is None or self._better(lesson.rule, entry.mark)
-                change = self.learned.learn(lesson.address, lesson.rule.mark, better, lesson.ttl, lesson.name, now)
+                change = self.learned.learn(
+                    lesson.address, lesson.rule.mark, better, lesson.ttl, lesson.name, now, answer.client
+                )
                 if change is not None:
                     changes.append(change)
             self.kernel.learn(changes)
         except (Full, KernelRefused) as error:
             for address, before in reversed(undo):
-                if before is None:
-                    self.learned.entries.pop(address, None)
-                else:
-                    self.learned.entries[address] = before
+                self.learned.restore(address, before)
             raise Refused(str(error)) from None
         for target, source in judgement.inherit:
             # before the answer is let go, so that the target's own question finds its way here

@@ -1,6 +1,7 @@
 """What survives a restart: names and expiries of learned addresses, in one file.
 
-Knows: the file, one JSON list a line: [address, mark, expiry (Unix seconds), name]. Must not know: rules, the kernel.
+Knows: the file, one JSON list a line: [address, mark, expiry (Unix seconds), name, client]. Must not know: rules, the
+kernel.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import contextlib
 import ipaddress
 import json
 import logging
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +26,8 @@ def save(path: Path, entries: Iterable[tuple[Address, Entry]], offset: float) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     with new.open("w", encoding="utf-8") as out:
         for address, entry in entries:
-            out.write(json.dumps([str(address), entry.mark, round(entry.expiry + offset, 1), entry.name]) + "\n")
+            line = [str(address), entry.mark, round(entry.expiry + offset, 1), entry.name, entry.client]
+            out.write(json.dumps(line) + "\n")
         out.flush()
         os.fsync(out.fileno())
     new.rename(path)
@@ -36,8 +39,11 @@ def load(path: Path, offset: float) -> dict[Address, Entry]:
     with contextlib.suppress(FileNotFoundError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                address, mark, expiry, name = json.loads(line)
-                found[ipaddress.ip_address(address)] = Entry(int(mark), float(expiry) - offset, str(name))
-            except (ValueError, TypeError):
+                address, mark, expiry, name, *client = json.loads(line)
+                if not math.isfinite(expiry):
+                    raise ValueError(expiry)
+                entry = Entry(int(mark), float(expiry) - offset, str(name), 0, str(*client))
+                found[ipaddress.ip_address(str(address))] = entry
+            except (ValueError, TypeError, OverflowError, RecursionError):
                 log.warning("a line of %s was passed over", path)
     return found

@@ -1,7 +1,7 @@
-"""The learned table: which address carries which rule mark, until when, and by which name.
+"""The learned table: which address carries which rule mark, until when, by which name, and for which client.
 
-Knows: lifetimes, bounds, precedence of names on one address. Must not know: clocks (time is given), the kernel
-(changes are returned).
+Knows: lifetimes, bounds, precedence of names on one address, each client's share. Must not know: clocks (time is
+given), the kernel (changes are returned).
 
 Life of an element: it must outlive every answer that was let go because of it, or a packet-cache hit, which runs no
 hook, would go out unrouted: now + max(largest TTL handed out + tries x timeout + grace, 600 s, twice the UDP
@@ -10,9 +10,10 @@ conntrack timeout).
 
 from __future__ import annotations
 
+import heapq
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 GRACE = 5.0
@@ -21,17 +22,21 @@ UDP_CONNTRACK = 120.0  # net.netfilter.nf_conntrack_udp_timeout_stream
 
 
 class Full(Exception):
-    """The table holds only living elements: what is new must fail by policy."""
+    """No room for what is new, which must fail by policy: only living elements, or the client has had its share."""
 
 
 @dataclass(slots=True)
 class Entry:
-    """A learned address: rule mark, expiry (seconds of the caller's clock), the name that taught it, conflicts."""
+    """A learned address: rule mark, expiry (seconds of the caller's clock), the name that taught it, conflicts.
+
+    `client`: who asked first, and whose share it counts against; "" is nobody's.
+    """
 
     mark: int
     expiry: float
     name: str
     conflicts: int = 0
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,43 +57,100 @@ class Learned:
         self.patience = tries * timeout_ms / 1000 + GRACE
         self.entries: dict[Address, Entry] = {}
         self.conflicts = 0
+        self.refused = 0
+        self._due: list[tuple[float, int, Address]] = []  # one item an entry, never later than its expiry
+        self._sequence = 0
+        self._owned: dict[str, int] = {}
 
     def life(self, ttl: float) -> float:
         """Seconds that an element lives after an answer whose largest TTL handed out is `ttl`."""
         return max(ttl + self.patience, SHORTEST, 2 * UDP_CONNTRACK)
 
-    def learn(self, address: Address, mark: int, better: bool, ttl: float, name: str, now: float) -> Change | None:
-        """Takes an address in; returns the change for the kernel, or None where it has what is needed.
+    def learn(
+        self, address: Address, mark: int, better: bool, ttl: float, name: str, now: float, client: str = ""
+    ) -> Change | None:
+        """Takes an address in; returns the change for the kernel, or None where it has what is needed. Raises Full.
 
         `better`: the new rule wins over the entry's, if there is another. An element is renewed when less than half
         of its life is left beyond what this answer needs, so that a hot name costs no system call per answer.
         """
         life = self.life(ttl)
+        self._expire(now)
         entry = self.entries.get(address)
-        if entry is None or entry.expiry <= now:
-            if entry is None and len(self.entries) >= self.limit and not self._expire(now):
-                raise Full(f"{self.limit} learned addresses, all of them alive")
-            self.entries[address] = Entry(mark, now + life, name)
+        if entry is None:
+            self._make_sure_of_room(client)
+            self._put(address, Entry(mark, now + life, name, 0, client))
             return Change(address, mark, life, replaces=False)
         if entry.mark != mark:
             entry.conflicts += 1
             self.conflicts += 1
-            if not better:
-                mark, name = entry.mark, entry.name
-            else:
-                self.entries[address] = Entry(mark, max(entry.expiry, now + life), name, entry.conflicts)
-                return Change(address, mark, max(entry.expiry - now, life), replaces=True)
-        needed = now + ttl + self.patience
-        if entry.expiry >= needed and entry.expiry - now >= life / 2:
+            if better:
+                entry.mark, entry.name, entry.expiry = mark, name, max(entry.expiry, now + life)
+                return Change(address, mark, entry.expiry - now, replaces=True)
+        if entry.expiry >= now + ttl + self.patience and entry.expiry - now >= life / 2:
             return None
         entry.expiry = now + life
-        return Change(address, mark, life, replaces=True)
+        return Change(address, entry.mark, life, replaces=True)
 
-    def _expire(self, now: float) -> int:
-        dead = [address for address, entry in self.entries.items() if entry.expiry <= now]
-        for address in dead:
-            del self.entries[address]
-        return len(dead)
+    def _make_sure_of_room(self, client: str) -> None:
+        """Raises Full. The last half of the table is shared: whoever asks next must find room beside the others."""
+        used = len(self.entries)
+        if used >= self.limit:
+            self.refused += 1
+            raise Full(f"{self.limit} learned addresses, all of them alive")
+        if client and 2 * used >= self.limit:
+            own = self._owned.get(client, 0)
+            share = self.limit // (len(self._owned) + (1 if own else 2))
+            if own >= share:
+                self.refused += 1
+                raise Full(f"client {client} has had its share, {share} of {self.limit} learned addresses")
+
+    def _put(self, address: Address, entry: Entry) -> None:
+        self.entries[address] = entry
+        self._count(entry.client, 1)
+        self._sequence += 1
+        heapq.heappush(self._due, (entry.expiry, self._sequence, address))
+        if len(self._due) > 2 * len(self.entries) + 1024:  # items of entries that were taken back
+            self._due = [(e.expiry, number, a) for number, (a, e) in enumerate(self.entries.items())]
+            heapq.heapify(self._due)
+            self._sequence = len(self._due)
+
+    def _drop(self, address: Address) -> None:
+        self._count(self.entries.pop(address).client, -1)
+
+    def _count(self, client: str, change: int) -> None:
+        if not client:
+            return
+        left = self._owned.get(client, 0) + change
+        if left:
+            self._owned[client] = left
+        else:
+            del self._owned[client]
+
+    def _expire(self, now: float) -> None:
+        """Forgets what is past its life; an entry that was renewed since it was queued is queued again."""
+        due = self._due
+        while due and due[0][0] <= now:
+            _, sequence, address = heapq.heappop(due)
+            entry = self.entries.get(address)
+            if entry is None:
+                continue
+            if entry.expiry <= now:
+                self._drop(address)
+            else:
+                heapq.heappush(due, (entry.expiry, sequence, address))
+
+    def snapshot(self, address: Address) -> Entry | None:
+        """A copy of an address's entry, for `restore`."""
+        entry = self.entries.get(address)
+        return None if entry is None else replace(entry)
+
+    def restore(self, address: Address, entry: Entry | None) -> None:
+        """Puts an address back to what `snapshot` returned: the kernel did not take the change."""
+        if address in self.entries:
+            self._drop(address)
+        if entry is not None:
+            self._put(address, replace(entry))
 
     def alive(self, now: float) -> list[tuple[Address, Entry]]:
         """The living entries."""
@@ -97,4 +159,6 @@ class Learned:
 
     def replace(self, entries: Iterable[tuple[Address, Entry]]) -> None:
         """Takes over a whole table: after a restart or a change of rules."""
-        self.entries = dict(entries)
+        self.entries, self._due, self._owned = {}, [], {}
+        for address, entry in entries:
+            self._put(address, entry)
