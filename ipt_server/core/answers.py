@@ -63,8 +63,8 @@ def judge(answer: Answer, rules: RuleSet, inherited: Mapping[str, str], own: fro
 
     `inherited`: targets of HTTPS records that were answered before, each with the name whose rule it inherits.
     """
-    names = [answer.qname, *(name for r in answer.records for name in _chain_names(r))]
-    names += [inherited[name] for name in names if name in inherited]
+    chain = dict.fromkeys([answer.qname, *(name for r in answer.records for name in _chain_names(r))])
+    names = [*chain, *(inherited[name] for name in chain if name in inherited)]
     matched = rules.best(names)
     if not matched:
         return Judgement()
@@ -108,6 +108,8 @@ def _ttl(matched: Iterable[RuleSetting], rules: RuleSet) -> int:
 
 def teachable(address: Address, own: frozenset[Address]) -> bool:
     """Whether an answer may teach this address: public, unicast, and no address of ours."""
+    if address.version == 6 and address.ipv4_mapped is not None:  # no packet carries one
+        return False
     return address.is_global and not address.is_multicast and address not in own
 
 

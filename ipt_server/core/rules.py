@@ -9,21 +9,19 @@ from __future__ import annotations
 import bisect
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import re2
 
 from ipt_server.core.intervals import Interval, flatten
+from ipt_server.core.names import NameIndex, TooManyRegexes
 from ipt_server.core.private import PRIVATE
-from ipt_server.settings import Exit, RuleSetting, Settings
-from mrvpn import marks, patterns, precedence
+from ipt_server.settings import Exit, Refused, RuleSetting, Settings
+from mrvpn import marks, precedence
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Countries = Mapping[str, Mapping[int, Sequence[tuple[int, int]]]]  # code -> family -> [(first, last)]
 
 
 class RuleSet:
-    """The compiled rules of one generation: look-ups by name and by address."""
+    """The compiled rules of one generation: look-ups by name and by address. Raises settings.Refused."""
 
     def __init__(self, settings: Settings, countries: Countries) -> None:
         self.settings = settings
@@ -31,63 +29,43 @@ class RuleSet:
         self.position = {rule.mark: number for number, rule in enumerate(settings.rules)}
         self.by_mark = {rule.mark: rule for rule in settings.rules}
         self._exits = {e.name: e for e in settings.exits}
-        self._exact: dict[str, list[RuleSetting]] = {}
-        self._below: dict[str, list[RuleSetting]] = {}
-        self._regex_rules: list[RuleSetting] = []
-        self._regex: Any = None
+        self._names = NameIndex()
         self._compile_names()
         self.fallback = _fallback(settings)
         self.intervals = {family: _intervals(settings, countries, family, self.fallback) for family in (4, 6)}
         self._starts = {family: [first for first, _, _ in self.intervals[family]] for family in (4, 6)}
 
     def _compile_names(self) -> None:
-        regexes = []
+        problems = []
         for rule in self.rules:
-            for suffix in rule.suffixes:
-                self._exact.setdefault(suffix, []).append(rule)
-                self._below.setdefault(suffix, []).append(rule)
+            try:
+                self._names.add(rule.mark, rule.suffixes)
+            except ValueError as error:
+                problems.append(f"{rule.id}: {error}")
             for pattern in rule.patterns:
-                shape = patterns.compile_pattern(pattern)
-                if shape.regex is not None:
-                    regexes.append(shape.regex)
-                    self._regex_rules.append(rule)
-                    continue
-                name = shape.name or ""
-                if shape.itself:
-                    self._exact.setdefault(name, []).append(rule)
-                if shape.below:
-                    self._below.setdefault(name, []).append(rule)
-        if regexes:
-            self._regex = re2.Set.FullMatchSet()  # type: ignore[no-untyped-call]
-            for regex in regexes:
-                self._regex.Add(regex)
-            self._regex.Compile()
+                self._names.add_pattern(rule.mark, pattern)
+        try:
+            self._names.finish()
+        except TooManyRegexes as error:
+            problems.append(str(error))
+        if problems:
+            raise Refused(problems)
 
     @property
     def asks_for_all(self) -> bool:
         """Whether some rule is no look-up, so that every name must be asked about."""
-        return self._regex is not None
+        return self._names.asks_for_all
 
     def suffixes(self) -> Iterable[str]:
         """Every name that, itself or as an ancestor, a look-up rule names."""
-        return {**self._exact, **self._below}.keys()
+        return self._names.suffixes()
 
     def _key(self, rule: RuleSetting, length: int = 0) -> precedence.Key:
         return precedence.key(rule.weight, rule.kind, length, self.position[rule.mark])
 
     def match(self, name: str) -> list[RuleSetting]:
         """The domain rules that match a name (lower case, no last dot), best first."""
-        found: dict[int, RuleSetting] = {rule.mark: rule for rule in self._exact.get(name, ())}
-        start = name.find(".") + 1
-        while start:
-            for rule in self._below.get(name[start:], ()):
-                found[rule.mark] = rule
-            start = name.find(".", start) + 1
-        if self._regex is not None:
-            for number in self._regex.Match(name) or ():  # None where nothing matches
-                rule = self._regex_rules[number]
-                found[rule.mark] = rule
-        return sorted(found.values(), key=self._key)
+        return sorted((self.by_mark[mark] for mark in self._names.match(name)), key=self._key)
 
     def best(self, names: Iterable[str]) -> list[RuleSetting]:
         """The domain rules that match any of the names, best first."""

@@ -1,0 +1,151 @@
+"""Which numbers (rules) a name falls under: look-ups by suffix, and one RE2 set for the rest.
+
+Knows: names in canonical text (`dns.protocol.name`), regexes. Must not know: rules, lists, answers. Made for 500,000
+suffixes: one dictionary from name to a small number that stands for everything that is said of the name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import re2
+
+from ipt_server.core.idn import to_ascii, to_unicode
+from mrvpn import patterns
+
+REGEX_MEMORY = 64 << 20  # bytes, at most, for the states of the regexes' automaton
+_SENTINEL = "\x01"  # no name holds it: it tells whether the automaton works at all
+
+_WHOLE_LABEL = re.compile(r"(?:^|(?<=\^)|(?<=\\\.)|(?<=\))|(?<=\)\?))[\w-]+(?=\\\.|\$|$)")
+
+Cover = tuple[int, bool, bool]  # (number, the name itself, what is below it)
+
+
+class TooManyRegexes(Exception):
+    """The regexes need more memory than REGEX_MEMORY."""
+
+
+class NameIndex:
+    """Names and regexes, each with a number. Filled by `add` and `add_pattern`, then `finish`, then `match`."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, int] = {}
+        self._covers: list[tuple[Cover, ...]] = []
+        self._numbers: dict[tuple[Cover, ...], int] = {}
+        self._joined: dict[tuple[int, Cover], int] = {}
+        self._regexes: list[tuple[str, int]] = []
+        self._set: Any = None
+
+    def add(self, number: int, names: Iterable[str], itself: bool = True, below: bool = True) -> None:
+        """Puts names, in either spelling, under a number: each itself, what is below it, or both.
+
+        Raises ValueError for one that no DNS name can be.
+        """
+        at, cover = self._at, (number, itself, below)
+        alone = self._number((cover,))
+        for name in names:
+            if not name.isascii():
+                name = to_ascii(name)
+            standing = at.setdefault(name, alone)
+            if standing != alone:
+                at[name] = self._join(standing, cover)
+
+    def _number(self, covers: tuple[Cover, ...]) -> int:
+        found = self._numbers.get(covers)
+        if found is None:
+            found = self._numbers[covers] = len(self._covers)
+            self._covers.append(covers)
+        return found
+
+    def _join(self, standing: int, cover: Cover) -> int:
+        found = self._joined.get((standing, cover))
+        if found is None:
+            covers = self._covers[standing]
+            joined = covers if cover in covers else (*covers, cover)
+            found = self._joined[standing, cover] = self._number(joined)
+        return found
+
+    def add_pattern(self, number: int, pattern: str) -> None:
+        """Puts a regex of a domain rule under a number; shapes that a look-up can answer become one."""
+        ascii_pattern = _ascii_labels(pattern)
+        for spelling in dict.fromkeys((ascii_pattern, pattern)):
+            shape = patterns.compile_pattern(spelling)
+            if shape.regex is None:
+                self.add(number, [shape.name or ""], shape.itself, shape.below)
+                return
+            self._regexes.append((shape.regex, number))
+
+    def add_regex(self, number: int, regex: str) -> None:
+        """Puts a regex that may match anywhere in a name under a number."""
+        self._regexes.append((f"(?i:.*(?:{regex}).*)", number))
+
+    def finish(self) -> None:
+        """Compiles the regexes. Raises TooManyRegexes."""
+        self._numbers.clear()
+        self._joined.clear()
+        if not self._regexes:
+            return
+        options = re2.Options()
+        options.max_mem, options.log_errors, options.never_capture = REGEX_MEMORY, False, True
+        self._set = re2.Set.FullMatchSet(options)  # type: ignore[no-untyped-call]
+        for regex, _ in self._regexes:
+            self._set.Add(regex)
+        self._set.Add(_SENTINEL)
+        try:
+            self._set.Compile()
+            works = self._set.Match(_SENTINEL) == [len(self._regexes)]
+        except re2.error:
+            works = False
+        if not works:
+            raise TooManyRegexes(f"{len(self._regexes)} regular expressions need more than {REGEX_MEMORY >> 20} MB")
+
+    @property
+    def asks_for_all(self) -> bool:
+        """Whether some match is no look-up, so that every name must be asked about."""
+        return bool(self._regexes)
+
+    def suffixes(self) -> Iterable[str]:
+        """Every name that, itself or as an ancestor, a look-up names."""
+        return self._at.keys()
+
+    def match(self, name: str) -> set[int]:
+        """The numbers that a canonical name falls under."""
+        at = self._at
+        found: set[int] = set()
+        number = at.get(name)
+        if number is not None:
+            found.update(n for n, itself, _ in self._covers[number] if itself)
+        start = name.find(".") + 1
+        while start:
+            if start < 2 or name[start - 2] != "\\" or not _escaped(name, start - 1):
+                number = at.get(name[start:])
+                if number is not None:
+                    found.update(n for n, _, below in self._covers[number] if below)
+            start = name.find(".", start) + 1
+        if self._set is not None:
+            found.update(self._regexes[n][1] for n in self._set.Match(name) or ())
+            if "xn--" in name and (spelled := to_unicode(name)) != name:
+                found.update(self._regexes[n][1] for n in self._set.Match(spelled) or ())
+        return found
+
+
+def _escaped(name: str, at: int) -> bool:
+    """Whether the dot at this place is part of a label: an odd number of backslashes stands before it."""
+    before = at
+    while before and name[before - 1] == "\\":
+        before -= 1
+    return (at - before) % 2 == 1
+
+
+def _ascii_labels(pattern: str) -> str:
+    """A pattern with its whole labels that are not ASCII as xn--; what is more than a label stays."""
+    return pattern if pattern.isascii() else _WHOLE_LABEL.sub(_as_ascii, pattern)
+
+
+def _as_ascii(label: re.Match[str]) -> str:
+    try:
+        return to_ascii(label[0])
+    except ValueError:
+        return label[0]
