@@ -194,5 +194,5 @@ def test_a_dot_inside_a_label_parts_no_labels() -> None:
 
 def test_a_suffix_that_no_name_can_be_is_a_problem_of_its_rule() -> None:
     bad = {"id": "bad", "mark": 0x10003, "exit": "wg_us", "kind": "domain", "suffixes": ["п" * 70 + ".рф"]}
-    with pytest.raises(settings.Refused, match="bad: .* is no name"):
+    with pytest.raises(settings.Refused, match=r"bad: .* is no name"):
         rules(bad)
