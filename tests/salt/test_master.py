@@ -64,23 +64,24 @@ def site(salt_factories: FactoriesManager, tmp_path_factory: pytest.TempPathFact
     secrets.chmod(0o600)
     data = folder / "data"
     data.mkdir()
-    master = salt_factories.salt_master_daemon(
-        "mrvpn-test-master",
-        overrides={
-            "interface": "127.0.0.1",
-            "open_mode": True,
-            "worker_threads": 3,
-            "file_roots": {"base": [str(REPO / "salt"), str(REPO / "ext"), str(data)]},
-            "pillar_dirs": [str(REPO / "_pillar")],
-            "runner_dirs": [str(REPO / "_runners")],
-            "ext_pillar": [{"mrvpn": {"path": str(network), "secrets": str(secrets)}}],
-            "reactor": [{"mrvpn/schema/changed": [str(REPO / "reactor" / "schema_changed.sls")]}],
-        },
-    )
+    master = salt_factories.salt_master_daemon("mrvpn-test-master", overrides=_master_options(network, secrets, data))
     with master.started():
         minions = {name: master.salt_minion_daemon(name) for name in ("entry", "uk")}
         with minions["entry"].started(), minions["uk"].started():
             yield Site(master, minions, folder, roots)
+
+
+def _master_options(network: Path, secrets: Path, data: Path) -> dict[str, Any]:
+    return {
+        "interface": "127.0.0.1",
+        "open_mode": True,
+        "worker_threads": 3,
+        "file_roots": {"base": [str(REPO / "salt"), str(REPO / "ext"), str(data)]},
+        "pillar_dirs": [str(REPO / "_pillar")],
+        "runner_dirs": [str(REPO / "_runners")],
+        "ext_pillar": [{"mrvpn": {"path": str(network), "secrets": str(secrets)}}],
+        "reactor": [{"mrvpn/schema/changed": [str(REPO / "reactor" / "schema_changed.sls")]}],
+    }
 
 
 def test_the_runner_knows_the_hosts(site: Site) -> None:
@@ -141,3 +142,16 @@ def test_fifty_events_become_two_runs_at_most(site: Site, event_listener: EventL
         time.sleep(0.2)
     assert 1 <= len(ended("state.orchestrate")) <= 2
     assert not Path("/tmp/trusted").exists()
+
+
+def test_an_ext_pillar_that_cannot_load_fails_the_apply(
+    site: Site, salt_factories: FactoriesManager, tmp_path: Path
+) -> None:
+    """Salt logs CRITICAL, compiles an empty pillar and would apply it: the states refuse."""
+    options = _master_options(site.folder / "network", site.folder / "secrets.yaml", site.folder / "data")
+    options["pillar_dirs"] = [str(tmp_path)]  # the module is not where the master looks
+    master = salt_factories.salt_master_daemon("mrvpn-blind-master", overrides=options)
+    with master.started(), master.salt_minion_daemon("ru").started():
+        answer = master.salt_cli(timeout=120).run("state.apply", minion_tgt="ru")
+    assert answer.returncode != 0
+    assert isinstance(answer.data, list) and "no view in this minion's pillar" in answer.data[0]
