@@ -32,6 +32,14 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("path", type=Path, help=PATH_HELP)
     one.add_argument("--host", required=True, help="the host's id, its minion id")
     one.set_defaults(run=lambda a: commands.view(a.path, a.host))
+
+    one = sub.add_parser("lock", help="pins addresses, ports, marks, tables and router ids in lock.yaml")
+    one.add_argument("path", type=Path, help=PATH_HELP)
+    one.add_argument("--check", action="store_true", help="write nothing; exit code 1 when the lock does not hold all")
+    one.add_argument(
+        "--prune", action="store_true", help="forget what is no longer described: its numbers are free again"
+    )
+    one.set_defaults(run=lambda a: commands.lock(a.path, check_only=a.check, prune=a.prune))
     return top
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from mrvpn import compiler, topology, views
 from mrvpn.errors import Problem
+from mrvpn.topology import lock as locks
 
 
 def check(path: Path, form: str) -> int:
@@ -40,6 +41,32 @@ def view(path: Path, host: str) -> int:
         return 1
     found = views.masked(views.view(network, host, {}, lambda name: None))
     yaml.safe_dump(found, sys.stdout, sort_keys=False, width=120, allow_unicode=True)
+    return 0
+
+
+def lock(path: Path, *, check_only: bool, prune: bool) -> int:
+    """Writes lock.yaml beside the description; 1 when the description is bad, or the lock (`check_only`) not whole."""
+    compiled = compiler.compile_path(path)
+    if compiled.network is None:
+        _tell(path, compiled, Console(stderr=True, soft_wrap=True))
+        return 1
+    old = compiled.lock
+    new = topology.lock_of(compiled.network, topology.Lock() if prune else old)
+    file = locks.place(path)
+    if new == old:
+        print(f"{file}: holds everything")
+        return 0
+    told = ", ".join(
+        f"{len(getattr(new, kind))} {kind.replace('_', ' ')}" for kind in type(new).model_fields if kind != "version"
+    )
+    if check_only:
+        _error(f"{file} does not hold everything: run `mrvpn lock {path}`")
+        return 1
+    # next file, then rename: a reader sees the old or the new one
+    following = file.with_name(f".{file.name}.next")
+    following.write_text(locks.dump(new), encoding="utf-8")
+    following.replace(file)
+    print(f"{file}: written ({told})")
     return 0
 
 

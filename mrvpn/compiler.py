@@ -5,11 +5,15 @@ Knows: the order of the stages. Must not know: who asks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mrvpn import schema, topology
 from mrvpn.errors import Problem
+from mrvpn.topology import checks, lock
+
+# with these nothing can be assigned, and what would be found is no finding of its own
+UNBUILDABLE = frozenset({"address-outside", "family", "marks", "subnet-family", "subnet-missing", "subnet-small"})
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Compiled:
 
     network: topology.Network | None
     problems: tuple[Problem, ...]
+    lock: topology.Lock = field(default_factory=topology.Lock)
 
     @property
     def errors(self) -> list[Problem]:
@@ -28,7 +33,12 @@ class Compiled:
 def compile_path(path: Path) -> Compiled:
     """Compiles a description file or folder. Reads files and nothing else; never raises for what is in them."""
     description, source = schema.load(path)
+    held = lock.read(path, source)
+    network = None
+    told = {problem.code for problem in source.problems if problem.severity == "error"}
+    if description is not None and source.complete and not told & UNBUILDABLE:
+        network = topology.build(description, held)
+        checks.check(source, network, held)
     problems = tuple(sorted(set(source.problems)))
-    if description is None or any(problem.severity == "error" for problem in problems):
-        return Compiled(None, problems)
-    return Compiled(topology.build(description), problems)
+    good = not any(problem.severity == "error" for problem in problems)
+    return Compiled(network if good else None, problems, held)

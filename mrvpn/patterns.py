@@ -48,6 +48,8 @@ def compile_pattern(pattern: str) -> Shape:
 
 def problem(pattern: str) -> str | None:
     """Why the pattern cannot be used and what would be right, or None."""
+    if not pattern:
+        return "is empty and matches no name: write a regex such as '.*\\.ru'"
     try:
         _compile(_insensitive(pattern))
     except re2.error as error:

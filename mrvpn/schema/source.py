@@ -95,10 +95,16 @@ def read(path: Path) -> Source:
     return source
 
 
-def load_plain(file: Path, source: Source) -> dict[str, Any] | None:
-    """A YAML file's map, read as a description's files are, without its place among them; None with problems added."""
+def read_beside(file: Path, source: Source) -> tuple[dict[str, Any], dict[Path_, int]] | None:
+    """The map and the lines of a YAML file that is no part of the description; None with problems added."""
     text = _text(file, source)
-    return None if text is None else _Reader(source, file.name).document(text)
+    if text is None:
+        return None
+    reader = _Reader(source, file.name)
+    tree = reader.document(text)
+    for path, message, code, line in reader.problems:
+        source.problems.append(Problem(file.name, line, dotted(path), message, code))
+    return None if tree is None or reader.problems else (tree, reader.lines)
 
 
 def _text(file: Path, source: Source) -> str | None:

@@ -1,31 +1,24 @@
-"""What follows from a checked description: addresses, peers, marks, tables. Pure, in the order of the file.
+"""What follows from a checked description: addresses, peers, marks, tables. Pure and deterministic.
 
-Knows: the typed description. Must not know: YAML, Salt, what a host's files look like (views).
+Knows: the typed description and its lock. Must not know: YAML, Salt, what a host's files look like (views).
 """
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mrvpn import marks
 from mrvpn.schema.checks import GATEWAY_INTERFACE, GATEWAY_SERVICE
-from mrvpn.schema.model import DEFAULT_EXIT, Description, Route
+from mrvpn.schema.checks.near import network as parsed
+from mrvpn.schema.model import Description
+from mrvpn.topology import assign
+from mrvpn.topology.assign import Exit
+from mrvpn.topology.lock import Lock, LockedExit
+from mrvpn.topology.rules import Rule, flatten
 
 MULTICAST4 = "224.0.0.0/4"  # OSPFv2's groups; RouterOS takes it as one prefix
 MULTICAST6 = "ff02::/16"
-
-
-@dataclass(frozen=True)
-class Exit:
-    """A way out of the entrypoint; `interface` None is the default gateway's."""
-
-    name: str
-    interface: str | None
-    mark: int
-    table: int
-    ipv4: bool
-    ipv6: bool
 
 
 @dataclass(frozen=True)
@@ -33,16 +26,17 @@ class Network:
     """A description with what was assigned. Addresses are text; prefixes canonical."""
 
     description: Description
+    hosts: tuple[str, ...]  # every host, in the order in which the tunnels name them
+    ends: dict[str, tuple[str, ...]]  # host -> the tunnels it has an end of, sorted
     addresses: dict[str, dict[str, tuple[str, ...]]]  # tunnel -> host -> "ip/length" per family
     link_local: dict[str, dict[str, str]]  # tunnels with IPv6: tunnel -> host -> fe80::n/64
     exits: tuple[Exit, ...]
+    rules: tuple[Rule, ...]
+    rule_numbers: tuple[int, ...]  # of each rule, the r of its mark
+    spaces: dict[str, dict[str, list[str]]]  # host -> namespace that speaks OSPF -> its tunnels
+    router_ids: dict[str, dict[str, str]]  # host -> namespace -> router id
     mesh4: tuple[str, ...]
     mesh6: tuple[str, ...]
-
-    @property
-    def hosts(self) -> tuple[str, ...]:
-        """Every host of the description, in the order in which the tunnels name them."""
-        return tuple(dict.fromkeys(host for tunnel in self.description.tunnels.values() for host in tunnel.hosts))
 
     def behind(self, tunnel: str, host: str) -> list[str]:
         """What is declared behind a host as its peers in a tunnel see it: its `lan` and its allowed_nets but defaults
@@ -57,7 +51,7 @@ class Network:
 
 def is_declared(prefix: str) -> bool:
     """Whether an allowed prefix names part of the mesh: neither a default nor multicast."""
-    network = ipaddress.ip_network(prefix)
+    network = parsed(prefix)
     return network.prefixlen >= 8 and not network.is_multicast
 
 
@@ -66,72 +60,95 @@ def client_subnets(d: Description) -> list[str]:
     return [p for p in (d.firezone.fz_client_subnet, d.firezone.fz_client_subnet6) if p]
 
 
-def collapse(prefixes: list[str] | tuple[str, ...], version: int) -> tuple[str, ...]:
+def collapse(prefixes: Iterable[str], version: int) -> tuple[str, ...]:
     """The prefixes of one family, overlaps and neighbours merged, sorted."""
-    networks = [ipaddress.ip_network(p) for p in prefixes]
-    if version == 4:
-        return tuple(str(n) for n in ipaddress.collapse_addresses(n for n in networks if n.version == 4))
-    return tuple(str(n) for n in ipaddress.collapse_addresses(n for n in networks if n.version == 6))
+    networks = [n for n in map(parsed, prefixes) if n.version == version]
+    return tuple(str(n) for n in ipaddress.collapse_addresses(networks))  # type: ignore[type-var]
 
 
-def build(d: Description) -> Network:
-    """Assigns everything that the description leaves open."""
-    addresses: dict[str, dict[str, tuple[str, ...]]] = {}
-    link_local: dict[str, dict[str, str]] = {}
-    mesh: list[str] = list(client_subnets(d))
-    for options in d.hosts.values():
-        mesh += options.lan
-    for name, tunnel in d.tunnels.items():
-        subnets = [ipaddress.ip_network(p) for p in tunnel.subnet]
-        mesh += tunnel.subnet
-        addresses[name] = {}
-        for number, (host, end) in enumerate(tunnel.hosts.items(), 1):
-            pinned = {ipaddress.ip_address(a).version: a for a in end.address}
-            addresses[name][host] = tuple(
-                f"{pinned.get(s.version, str(s.network_address + number))}/{s.prefixlen}" for s in subnets
-            )
-            if any(s.version == 6 for s in subnets):
-                link_local.setdefault(name, {})[host] = f"fe80::{number:x}/64"
-            mesh += [p for p in end.allowed_nets if is_declared(p)]
-    return Network(d, addresses, link_local, _exits(d), collapse(mesh, 4), collapse(mesh, 6))
-
-
-def _exits(d: Description) -> tuple[Exit, ...]:
-    """`_DEFAULT`, then every tunnel of the entrypoint in the order of the file."""
-    r = d.routing
-    exits = [Exit(DEFAULT_EXIT, None, marks.exit_mark(r.pbr_mark, 0), marks.exit_table(r.table, 0), True, True)]
-    mine = [name for name, tunnel in d.tunnels.items() if d.entrypoint in tunnel.hosts]
-    for number, name in enumerate(mine, 1):
-        tunnel = d.tunnels[name]
-        offered = {ipaddress.ip_network(p).version for host, end in tunnel.hosts.items() if host != d.entrypoint
-                   for p in end.allowed_nets if ipaddress.ip_network(p).prefixlen == 0}  # fmt: skip
-        has6 = any(ipaddress.ip_network(p).version == 6 for p in tunnel.subnet)
-        wish = d.exits[name].ipv6 if name in d.exits else "auto"
-        ipv6 = wish == "route" or (wish == "auto" and has6 and 6 in offered)
-        mark, table = marks.exit_mark(r.pbr_mark, number), marks.exit_table(r.table, number)
-        exits.append(Exit(name, name, mark, table, 4 in offered, ipv6))
-    return tuple(exits)
-
-
-def matches(route: Route) -> list[tuple[str, tuple[str, ...]]]:
-    """A route's kinds of match, one rule each: (field, values)."""
-    return [
-        (field, values)
-        for field, values in (
-            ("country", route.country),
-            ("domain", route.domain),
-            ("suffix", route.suffix),
-            ("net", route.net),
-        )
-        if values
-    ]
-
-
-def namespace(network: Network, tunnel: str, host: str) -> str:
+def namespace(d: Description, tunnel: str, host: str) -> str:
     """Where a host's end of a tunnel lives: a compose service, "host" (it has a LAN), or "own"."""
-    end = network.description.tunnels[tunnel].hosts[host]
-    options = network.description.hosts.get(host)
+    end = d.tunnels[tunnel].hosts[host]
+    options = d.hosts.get(host)
     return end.compose_service or ("host" if options and options.lan else "own")
 
 
-__all__ = ["GATEWAY_INTERFACE", "GATEWAY_SERVICE", "Exit", "Network", "build", "collapse", "is_declared", "matches"]
+def build(d: Description, lock: Lock | None = None) -> Network:
+    """Assigns everything that the description leaves open."""
+    lock = lock or Lock()
+    mesh: list[str] = list(client_subnets(d))
+    for options in d.hosts.values():
+        mesh += options.lan
+    addresses: dict[str, dict[str, tuple[str, ...]]] = {}
+    link_local: dict[str, dict[str, str]] = {}
+    ends: dict[str, list[str]] = {}
+    for name, tunnel in d.tunnels.items():
+        mesh += tunnel.subnet
+        addresses[name] = assign.addresses(name, tunnel, lock)
+        found = assign.link_local(addresses[name])
+        if found:
+            link_local[name] = found
+        for host, end in tunnel.hosts.items():
+            ends.setdefault(host, []).append(name)
+            mesh += [p for p in end.allowed_nets if is_declared(p)]
+    spaces: dict[str, dict[str, list[str]]] = {}
+    for host, names in ends.items():
+        for name in sorted(names):
+            space = namespace(d, name, host)
+            spaces.setdefault(host, {}).setdefault(name if space == "own" else space, []).append(name)
+    rules = flatten(d.routing.routes)
+    return Network(
+        description=d,
+        hosts=tuple(ends),
+        ends={host: tuple(sorted(names)) for host, names in ends.items()},
+        addresses=addresses,
+        link_local=link_local,
+        exits=assign.exits(d, lock),
+        rules=rules,
+        rule_numbers=assign.rule_numbers(rules, lock),
+        spaces=spaces,
+        router_ids=assign.router_ids(spaces, addresses, lock),
+        mesh4=collapse(mesh, 4),
+        mesh6=collapse(mesh, 6),
+    )
+
+
+def lock_of(network: Network, old: Lock | None = None) -> Lock:
+    """The lock that pins a network as it is; what `old` holds beside stays in it."""
+    old = old or Lock()
+    d = network.description
+    addresses = {name: dict(hosts) for name, hosts in old.addresses.items()}
+    ports = {name: dict(hosts) for name, hosts in old.ports.items()}
+    for name, hosts in network.addresses.items():
+        for host, texts in hosts.items():
+            addresses.setdefault(name, {})[host] = tuple(text.split("/")[0] for text in texts)
+            expose = d.tunnels[name].hosts[host].expose
+            if expose:
+                ports.setdefault(name, {})[host] = expose.port
+    names = assign.unique([rule.name for rule in network.rules])
+    ids = {host: dict(spaces) for host, spaces in old.router_ids.items()}
+    for host, spaces in network.router_ids.items():
+        ids.setdefault(host, {}).update(spaces)
+    return Lock(
+        addresses=addresses,
+        ports=ports,
+        exits={**old.exits, **{e.name: LockedExit(mark=e.mark, table=e.table) for e in network.exits}},
+        rules={**old.rules, **dict(zip(names, network.rule_numbers, strict=True))},
+        router_ids=ids,
+    )
+
+
+__all__ = [
+    "GATEWAY_INTERFACE",
+    "GATEWAY_SERVICE",
+    "Exit",
+    "Lock",
+    "Network",
+    "Rule",
+    "build",
+    "client_subnets",
+    "collapse",
+    "is_declared",
+    "lock_of",
+    "namespace",
+]

@@ -6,7 +6,7 @@ Knows: the network. Must not know: Salt, templates, files.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mrvpn import __version__
@@ -36,11 +36,11 @@ BRIDGE = "br-mrvpn"
 def view(network: Network, host: str, public_keys: Keys, secret: Resolve) -> dict[str, Any]:
     """The view of a host; a minion that is not in the description gets one that says so."""
     d = network.description
-    if host not in network.hosts:
+    if host not in network.ends:
         found: dict[str, Any] = {"host": host, "member": False, "root": d.mrvpn_root}
         return {"version": content_hash(found), **found}
     is_entry = host == d.entrypoint
-    names = sorted(name for name, tunnel in d.tunnels.items() if host in tunnel.hosts)
+    names = network.ends[host]
     options = d.hosts.get(host)
     found = {
         "host": host,
@@ -52,7 +52,7 @@ def view(network: Network, host: str, public_keys: Keys, secret: Resolve) -> dic
         "mesh": {"ipv4": list(network.mesh4), "ipv6": list(network.mesh6)},
         "gateway": _gateway(network) if is_entry else None,
         "tunnels": {name: _tunnel(network, name, host, public_keys, secret) for name in names},
-        "frr": _frr(network, host, names),
+        "frr": _frr(network, host),
         "recursor": _recursors(network) if is_entry else None,
         "routing": [
             {"service": f"{service}_ipt", "namespace": service, "settings": settings(network, service)}
@@ -120,10 +120,10 @@ def _first(prefix: str) -> str:
     return f"{subnet.network_address + 1}/{subnet.prefixlen}"
 
 
-def _host_guard(network: Network, host: str, names: list[str]) -> dict[str, Any] | None:
+def _host_guard(network: Network, host: str, names: Iterable[str]) -> dict[str, Any] | None:
     """What the host itself refuses: un-NATed packets of the gateway's bridge, early ones to published ports."""
     d = network.description
-    ends = [d.tunnels[name].hosts[host] for name in names if namespace(network, name, host) != "host"]
+    ends = [d.tunnels[name].hosts[host] for name in names if namespace(network.description, name, host) != "host"]
     ports = {end.expose.port for end in ends if end.expose}
     reserved = None
     bridge, addresses = None, []
@@ -144,7 +144,7 @@ def _tunnel(network: Network, name: str, host: str, public_keys: Keys, secret: R
     link_local = network.link_local.get(name, {})
     return {
         "interface": name,
-        "namespace": namespace(network, name, host),
+        "namespace": namespace(network.description, name, host),
         "compose_network": end.compose_network,
         "autostart": end.autostart,
         "addresses": list(network.addresses[name][host]),
@@ -196,17 +196,13 @@ def _preshared(network: Network, name: str, host: str, peer: str, secret: Resolv
     return psk.derive(root, name, host, peer) if root else None
 
 
-def _frr(network: Network, host: str, names: list[str]) -> list[dict[str, Any]]:
+def _frr(network: Network, host: str) -> list[dict[str, Any]]:
     """One FRR per network namespace: the gateway's, the host's, or each standalone tunnel's."""
     d = network.description
-    spaces: dict[str, list[str]] = {}
-    for name in names:
-        space = namespace(network, name, host)
-        spaces.setdefault(name if space == "own" else space, []).append(name)
     options = d.hosts.get(host)
     lan = list(options.lan) if options else []
     found = []
-    for space, tunnels in sorted(spaces.items()):
+    for space, tunnels in sorted(network.spaces[host].items()):
         interfaces = [_ospf(network, name) for name in tunnels]
         mine = [*(lan if space == "host" else [])]
         if host == d.entrypoint and space == GATEWAY_SERVICE:
@@ -220,7 +216,7 @@ def _frr(network: Network, host: str, names: list[str]) -> list[dict[str, Any]]:
                 "service": f"{space}_frr" if space != "host" else "mrvpn_frr",
                 "namespace": space,
                 "folder": f"wg_tunnels/{space}/frr" if space in d.tunnels else "mrvpn/frr",
-                "router_id": network.addresses[tunnels[0]][host][0].split("/")[0],
+                "router_id": network.router_ids[host][space],
                 "interfaces": interfaces,
                 "announce": {"ipv4": list(collapse(announce, 4)), "ipv6": list(collapse(announce, 6))},
                 "accept": {

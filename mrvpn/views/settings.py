@@ -8,10 +8,8 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from mrvpn import marks, precedence
-from mrvpn.schema.countries import expand
-from mrvpn.schema.model import Route
-from mrvpn.topology import GATEWAY_SERVICE, Network, client_subnets, collapse, matches
+from mrvpn import marks
+from mrvpn.topology import GATEWAY_SERVICE, Network, Rule, client_subnets, collapse
 from mrvpn.views.content import content_hash
 
 COUNTRY_DATABASE = "/var/lib/mrvpn/country/country.mmdb"
@@ -43,7 +41,9 @@ def settings(network: Network, service: str) -> dict[str, Any]:
             }
             for e in network.exits
         ],
-        "rules": rules(network),
+        "rules": [
+            _rule(network, rule, number) for rule, number in zip(network.rules, network.rule_numbers, strict=True)
+        ],
         "domain_route_ttl": d.routing.domain_route_ttl,
         "country_database": d.routing.country_database.path or COUNTRY_DATABASE,
         "own": own(network),
@@ -57,6 +57,8 @@ def settings(network: Network, service: str) -> dict[str, Any]:
         "hints": d.routing.hints,
         "learned_max": 200_000,
     }
+    if d.lists:  # only then: what the daemon has to fetch
+        found["lists"] = {name: options.model_dump() for name, options in sorted(d.lists.items())}
     return {"version": content_hash(found), **found}
 
 
@@ -83,69 +85,35 @@ def sources(network: Network, tunnel: str) -> list[str]:
     return [*collapse(found, 4), *collapse(found, 6)]
 
 
-def rules(network: Network) -> list[dict[str, Any]]:
-    """The route rules, one kind of match each, in the order of the file."""
-    found: list[dict[str, Any]] = []
-    for number, route in enumerate(network.description.routing.routes):
-        for field, values in matches(route):
-            for kind, rest in _kinds(field, values):
-                found.append(_rule(network, route, f"routing.routes[{number}].{field}", kind, rest, len(found)))
-    return found
-
-
-def _kinds(field: str, values: tuple[str, ...]) -> list[tuple[precedence.Kind, tuple[str, ...]]]:
-    """A net match splits into prefixes and defaults, which rank differently."""
-    if field == "country":
-        return [("country", expand(values))]
-    if field != "net":
-        return [("domain", values)]
-    split: dict[precedence.Kind, list[str]] = {}
-    for prefix in values:
-        split.setdefault(precedence.kind_of_prefix(ipaddress.ip_network(prefix).prefixlen), []).append(prefix)
-    found: list[tuple[precedence.Kind, tuple[str, ...]]] = []
-    for kind, prefixes in sorted(split.items(), reverse=True):
-        if kind == "default":
-            # a default of one family covers both
-            for version, whole in ((4, "0.0.0.0/0"), (6, "::/0")):
-                if not any(ipaddress.ip_network(p).version == version for p in prefixes):
-                    prefixes.append(whole)
-        found.append((kind, tuple(prefixes)))
-    return found
-
-
-def _rule(
-    network: Network, route: Route, place: str, kind: precedence.Kind, values: tuple[str, ...], number: int
-) -> dict[str, Any]:
-    field = place.rpartition(".")[2]
-    live = route.live or ("cut" if network.description.routing.clean_conntrack else "keep")
-    return {
-        "id": place,
+def _rule(network: Network, rule: Rule, number: int) -> dict[str, Any]:
+    route, field = rule.route, rule.field
+    found = {
+        "id": rule.id,
         "mark": marks.rule_mark(number),
         "exit": route.interface,
-        "kind": kind,
+        "kind": rule.kind,
         "weight": route.weight,
         "metric": route.metric,
         "ttl": route.route_ttl,
-        "live": live,
-        "countries": list(values) if field == "country" else [],
-        "patterns": list(values) if field == "domain" else [],
-        "suffixes": [value.strip(".").lower() for value in values] if field == "suffix" else [],
-        "prefixes": list(values) if field == "net" else [],
+        "live": route.live or ("cut" if network.description.routing.clean_conntrack else "keep"),
+        "countries": list(rule.values) if field == "country" else [],
+        "patterns": list(rule.values) if field == "domain" else [],
+        "suffixes": list(rule.values) if field == "suffix" else [],
+        "prefixes": list(rule.values) if field == "net" else [],
     }
+    return {**found, "lists": list(rule.values)} if field == "list" else found
 
 
 def own(network: Network) -> list[str]:
-    """Addresses that no rule may route and no answer may teach: the entrypoint's and every endpoint's."""
+    """Addresses that no rule may route and no answer may teach: its tunnels' and their endpoints'."""
     d = network.description
     found = {str(ipaddress.ip_network(p).network_address + 1) for p in client_subnets(d)}
-    for tunnel in network.addresses.values():
-        for addresses in tunnel.values():
-            found |= {address.split("/")[0] for address in addresses}
-    for host in d.hosts.values():
-        if host.endpoint and _is_address(host.endpoint):
-            found.add(host.endpoint)
-    for t in d.tunnels.values():
-        found |= {e.expose.host for e in t.hosts.values() if e.expose and e.expose.host and _is_address(e.expose.host)}
+    for name in network.ends.get(d.entrypoint or "", ()):
+        for host, end in d.tunnels[name].hosts.items():
+            found |= {address.split("/")[0] for address in network.addresses[name][host]}
+            options = d.hosts.get(host)
+            endpoints = [end.expose.host if end.expose else None, options.endpoint if options else None]
+            found |= {endpoint for endpoint in endpoints if endpoint and _is_address(endpoint)}
     return sorted(found, key=lambda a: (ipaddress.ip_address(a).version, int(ipaddress.ip_address(a))))
 
 

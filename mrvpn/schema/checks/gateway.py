@@ -5,7 +5,7 @@ Knows: the gateway's part of the description. Must not know: route rules.
 
 from __future__ import annotations
 
-from mrvpn.schema.checks.near import GATEWAY_INTERFACE, GATEWAY_SERVICE, near, network
+from mrvpn.schema.checks.near import GATEWAY_INTERFACE, GATEWAY_SERVICE, inside, near, network
 from mrvpn.schema.checks.tunnels import entrypoint_tunnels
 from mrvpn.schema.model import Description
 from mrvpn.schema.source import Path_, Source
@@ -52,7 +52,7 @@ def _clients(source: Source, d: Description) -> None:
         if not client.addresses:
             source.problem(path, f"is empty: give the client an address of {subnets[0]}", "client-address")
         for number, address in enumerate(client.addresses):
-            if not any(network(address).subnet_of(s) for s in subnets if s.version == network(address).version):  # type: ignore[arg-type]
+            if not any(inside(network(address), s) for s in subnets):
                 told = ", ".join(str(s) for s in subnets)
                 source.problem((*path, number), f"{address} is not in {told}", "client-address")
             other = seen.setdefault(address, f"clients.{name}")

@@ -27,6 +27,11 @@ def near(word: str, known: Iterable[str]) -> str:
     return f"; there are: {', '.join(words[:SHOWN])}{more}" if words else ""
 
 
+def inside(narrow: IPNetwork, wide: IPNetwork) -> bool:
+    """Whether a prefix lies in another one, of whatever families they are."""
+    return narrow.version == wide.version and narrow.subnet_of(wide)  # type: ignore[arg-type]
+
+
 @functools.lru_cache(maxsize=65536)
 def network(prefix: str) -> IPNetwork:
     """The prefix of a canonical text."""

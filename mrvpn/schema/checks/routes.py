@@ -6,7 +6,7 @@ Knows: what a rule refers to. Must not know: which rule wins (topology).
 from __future__ import annotations
 
 from mrvpn import marks, patterns
-from mrvpn.schema.checks.near import near, network
+from mrvpn.schema.checks.near import inside, near, network
 from mrvpn.schema.checks.tunnels import entrypoint_tunnels
 from mrvpn.schema.countries import ALIASES, COUNTRIES, SETS
 from mrvpn.schema.model import DEFAULT_EXIT, Description, Route
@@ -55,7 +55,7 @@ def _carries(source: Source, d: Description, route: Route, path: Path_) -> None:
     nets = [network(p) for host, end in tunnel.hosts.items() if host != d.entrypoint for p in end.allowed_nets]
     wanted = [network(p) for p in route.net if network(p).prefixlen >= 8]
     default = any(n.prefixlen < 8 for n in nets)
-    named = bool(wanted) and all(any(w.version == n.version and w.subnet_of(n) for n in nets) for w in wanted)  # type: ignore[arg-type]
+    named = bool(wanted) and all(any(inside(w, n) for n in nets) for w in wanted)
     others = route.country or route.domain or route.suffix or route.list
     if not default and not (named and len(wanted) == len(route.net) and not others):
         message = f"{route.interface} carries only what its far end's allowed_nets name: add 0.0.0.0/0 there"

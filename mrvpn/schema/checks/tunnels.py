@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from mrvpn.schema.checks.near import GATEWAY_SERVICE, IPNetwork, network
+from mrvpn.schema.checks.near import GATEWAY_SERVICE, IPNetwork, inside, network
 from mrvpn.schema.model import Description, End, Tunnel
 from mrvpn.schema.source import Path_, Source, dotted
 
@@ -92,7 +92,7 @@ def _end(source: Source, d: Description, at: tuple[str, str], end: End) -> None:
     subnets = [network(p) for p in d.tunnels[name].subnet]
     for number, address in enumerate(end.address):
         path = (*here, "address", number)
-        home = [s for s in subnets if network(address).subnet_of(s)]  # type: ignore[arg-type]
+        home = [s for s in subnets if inside(network(address), s)]
         if not home:
             told = ", ".join(d.tunnels[name].subnet) or "nothing"
             source.problem(path, f"{address} is not in the tunnel's subnet ({told})", "address-outside")
