@@ -6,7 +6,9 @@ Master configuration::
       - mrvpn:
           path: /srv/mrvpn/network                  # a description: file or folder
           secrets: /etc/salt/mrvpn/secrets.yaml     # 0600, NAME: value; psk_root among them
+          # secrets: sdb://vault                    # or a profile of sdb: NAME is read as sdb://vault/NAME
 
+A secret may also name sdb itself: ``{secret: sdb://vault/NAME}``.
 A view that cannot be made answers ``{"_errors": [...]}``: ``state.apply`` then refuses to run and shows every problem.
 This module must load whatever is missing: were it absent, Salt would go on with an empty pillar.
 """
@@ -25,6 +27,9 @@ except ImportError as error:
 
 log = logging.getLogger(__name__)
 _compiled = {}  # path -> (fingerprint, Compiled): parsed once per content, not once per minion
+_secret_files = {}  # path -> (fingerprint, values)
+
+OPTIONAL = "psk_root"  # without it there are no preshared keys
 
 
 def ext_pillar(minion_id, pillar, path=None, secrets=None):
@@ -34,7 +39,7 @@ def ext_pillar(minion_id, pillar, path=None, secrets=None):
     path
         The description: a file, or a folder of ``*.yaml``.
     secrets
-        A YAML file of mode 0600 on the master, NAME: value.
+        A YAML file of mode 0600 on the master, NAME: value; or an sdb URI that NAME is put behind.
     """
     if MISSING:
         return {"_errors": [f"mrvpn: the package `mrvpn` is not installed where the master runs: {MISSING}"]}
@@ -49,54 +54,98 @@ def ext_pillar(minion_id, pillar, path=None, secrets=None):
         return {"_errors": ["mrvpn: ext_pillar has no `path`: name the folder of the description"]}
     try:
         compiled = _compile(Path(path))
-        if compiled.network is None:
+        network = compiled.network
+        if network is None:
             return {"_errors": [f"mrvpn: {problem}" for problem in compiled.errors]}
-        values = _secrets(secrets)
-        return {"mrvpn": views.view(compiled.network, minion_id, _public_keys(), values.get)}
+        wanted = []
+        look_up = _resolver(secrets)
+
+        def secret(name):
+            value = look_up(name)
+            if value is None and name != OPTIONAL:
+                wanted.append(name)
+            return value
+
+        far_ends = {host for name in network.ends.get(minion_id, ()) for host in network.addresses[name]}
+        keys = _public_keys(far_ends - {minion_id})
+        view = views.view(network, minion_id, keys, secret, compiled.notices(minion_id))
+        if wanted:
+            return {
+                "_errors": [f"mrvpn: there is no secret `{name}`: add it to {secrets}" for name in sorted(set(wanted))]
+            }
+        return {"mrvpn": view}
     except Exception as error:  # whatever it is, the answer must be a refusal, not an empty pillar
         log.exception("mrvpn: the view of %s could not be made", minion_id)
         return {"_errors": [f"mrvpn: the view could not be made: {type(error).__name__}: {error}"]}
 
 
+def _fingerprint(file):
+    info = os.stat(file)
+    return (str(file), info.st_mtime_ns, info.st_size, info.st_ino)
+
+
 def _compile(path):
-    files = sorted(path.glob("*.yaml")) if path.is_dir() else [path]
-    fingerprint = tuple(
-        (str(file), info.st_mtime_ns, info.st_size, info.st_ino) for file in files for info in [file.stat()]
-    )
+    folder = path if path.is_dir() else path.parent
+    files = sorted(folder.glob("*.y*ml")) if path.is_dir() else [path, *folder.glob("lock.yaml")]
+    # the folder may be a link that a deployment switches: what it leads to counts
+    fingerprint = (str(path.resolve()), *(_fingerprint(file) for file in files if file.exists()))
     known = _compiled.get(path)
     if known is None or known[0] != fingerprint:
         known = _compiled[path] = (fingerprint, compiler.compile_path(path))
     return known[1]
 
 
-def _secrets(path):
-    """The secrets file's values; refused where others can read it."""
-    if not path:
-        return {}
-    import salt.utils.yaml
+def _resolver(secrets):
+    """The function that gives a secret's value by its name, None where there is none."""
+    values = {} if not secrets or str(secrets).startswith("sdb://") else _secrets_of(secrets)
+    base = str(secrets).rstrip("/") if secrets and not values and str(secrets).startswith("sdb://") else None
 
+    def look_up(name):
+        if name.startswith("sdb://") or base:
+            import salt.utils.sdb
+
+            uri = name if name.startswith("sdb://") else f"{base}/{name}"
+            value = salt.utils.sdb.sdb_get(uri, __opts__)
+            return None if value is None or value == uri else str(value)
+        value = values.get(name)
+        return None if value is None else str(value)
+
+    return look_up
+
+
+def _secrets_of(path):
+    """The secrets file's values; refused where others can read it."""
     mode = os.stat(path).st_mode
     if stat.S_IMODE(mode) & 0o077:
         raise PermissionError(f"{path} is readable by others: chmod 600 it")
-    with open(path, encoding="utf-8") as handle:
-        values = salt.utils.yaml.safe_load(handle) or {}
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold NAME: value")
-    return values
+    fingerprint = _fingerprint(path)
+    known = _secret_files.get(path)
+    if known is None or known[0] != fingerprint:
+        import yaml
+
+        with open(path, encoding="utf-8") as handle:
+            try:
+                values = yaml.safe_load(handle) or {}
+            except yaml.YAMLError as error:  # its text shows the line: it may be a secret
+                place = getattr(error, "problem_mark", None)
+                raise ValueError(f"{path} is not YAML{f' (line {place.line + 1})' if place else ''}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} must hold NAME: value")
+        known = _secret_files[path] = (fingerprint, values)
+    return known[1]
 
 
-def _public_keys():
-    """{host: {interface: public key}} from the mine; Salt stores a host's under its own id."""
+def _public_keys(hosts):
+    """{host: {interface: public key}} of these hosts from the mine; Salt stores a host's under its own id."""
     import salt.cache
 
     cache = salt.cache.factory(__opts__)
     found = {}
-    try:
-        hosts = cache.list("mine")
-    except Exception:  # masterless: there is no mine
-        return found
-    for host in hosts or ():
-        value = (cache.fetch("mine", host) or {}).get("mrvpn_public_keys")
+    for host in sorted(hosts):
+        try:
+            value = (cache.fetch("mine", host) or {}).get("mrvpn_public_keys")
+        except Exception:  # masterless: there is no mine
+            return found
         if isinstance(value, dict) and "__data__" in value:
             value = value["__data__"]
         if isinstance(value, dict):

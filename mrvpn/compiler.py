@@ -29,6 +29,19 @@ class Compiled:
         """The problems that keep the description from being used."""
         return [problem for problem in self.problems if problem.severity == "error"]
 
+    def notices(self, host: str) -> list[str]:
+        """The warnings that concern a host: of its tunnels and options; the entrypoint's also what is no host's."""
+        if self.network is None:
+            return []
+        mine = (f"hosts.{host}.", *(f"tunnels.{name}." for name in self.network.ends.get(host, ())))
+        entry = host == self.network.description.entrypoint
+        return [
+            str(problem)
+            for problem in self.problems
+            if f"{problem.path}.".startswith(mine)
+            or (entry and not problem.path.startswith(("hosts.", "tunnels.")) and problem.path)
+        ]
+
 
 def compile_path(path: Path) -> Compiled:
     """Compiles a description file or folder. Reads files and nothing else; never raises for what is in them."""

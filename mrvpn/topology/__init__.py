@@ -5,11 +5,15 @@ Knows: the typed description and its lock. Must not know: YAML, Salt, what a hos
 
 from __future__ import annotations
 
+import bisect
+import functools
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from mrvpn.schema.checks import GATEWAY_INTERFACE, GATEWAY_SERVICE
+from mrvpn.schema.checks.near import IPNetwork, inside
 from mrvpn.schema.checks.near import network as parsed
 from mrvpn.schema.model import Description
 from mrvpn.topology import assign
@@ -26,7 +30,7 @@ class Network:
     """A description with what was assigned. Addresses are text; prefixes canonical."""
 
     description: Description
-    hosts: tuple[str, ...]  # every host, in the order in which the tunnels name them
+    hosts: tuple[str, ...]  # every host, in the order in which the tunnels name them; the entrypoint in any case
     ends: dict[str, tuple[str, ...]]  # host -> the tunnels it has an end of, sorted
     addresses: dict[str, dict[str, tuple[str, ...]]]  # tunnel -> host -> "ip/length" per family
     link_local: dict[str, dict[str, str]]  # tunnels with IPv6: tunnel -> host -> fe80::n/64
@@ -37,6 +41,8 @@ class Network:
     router_ids: dict[str, dict[str, str]]  # host -> namespace -> router id
     mesh4: tuple[str, ...]
     mesh6: tuple[str, ...]
+    # what views derive from this network alone, kept for the next one that asks
+    memo: dict[tuple[str, ...], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def behind(self, tunnel: str, host: str) -> list[str]:
         """What is declared behind a host as its peers in a tunnel see it: its `lan` and its allowed_nets but defaults
@@ -47,6 +53,39 @@ class Network:
         if host == self.description.entrypoint:
             found += client_subnets(self.description)
         return found
+
+    @functools.cached_property
+    def _ranges(self) -> dict[int, list[tuple[int, int]]]:
+        """First and last address of each mesh prefix, by family; sorted and disjoint as the mesh is."""
+        return {
+            version: [(int(n.network_address), int(n.broadcast_address)) for n in map(parsed, mesh)]
+            for version, mesh in ((4, self.mesh4), (6, self.mesh6))
+        }
+
+    def mesh_without(self, prefixes: Iterable[str], version: int) -> list[str]:
+        """The declared mesh of a family but for some prefixes, sorted."""
+        left = {4: self.mesh4, 6: self.mesh6}[version]
+        ranges = self._ranges[version]
+        pieces: dict[int, list[IPNetwork]] = {}  # place in the mesh -> what is left of it
+        for own in (n for n in map(parsed, prefixes) if n.version == version):
+            first = bisect.bisect_left(ranges, int(own.network_address), key=lambda r: r[1])
+            last = bisect.bisect_right(ranges, int(own.broadcast_address), key=lambda r: r[0])
+            for place in range(first, last):
+                rest = pieces.setdefault(place, [parsed(left[place])])
+                pieces[place] = [piece for whole in rest for piece in exclude(whole, own)]
+        found: list[str] = []
+        at = 0
+        for place in sorted(pieces):
+            found += [*left[at:place], *map(str, sorted(pieces[place]))]
+            at = place + 1
+        return [*found, *left[at:]]
+
+
+def exclude(whole: IPNetwork, part: IPNetwork) -> list[IPNetwork]:
+    """What is left of a prefix without another one."""
+    if inside(whole, part):
+        return []
+    return list(whole.address_exclude(part)) if inside(part, whole) else [whole]  # type: ignore[arg-type]
 
 
 def is_declared(prefix: str) -> bool:
@@ -91,6 +130,8 @@ def build(d: Description, lock: Lock | None = None) -> Network:
         for host, end in tunnel.hosts.items():
             ends.setdefault(host, []).append(name)
             mesh += [p for p in end.allowed_nets if is_declared(p)]
+    if d.entrypoint:  # a gateway without a tunnel is a network, too
+        ends.setdefault(d.entrypoint, [])
     spaces: dict[str, dict[str, list[str]]] = {}
     for host, names in ends.items():
         for name in sorted(names):

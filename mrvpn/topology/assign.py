@@ -77,9 +77,10 @@ def link_local(found: dict[str, tuple[str, ...]]) -> dict[str, str]:
     locals_: dict[str, str] = {}
     for place, (host, texts) in enumerate(found.items(), 1):
         for text in texts:
-            interface = ipaddress.ip_interface(text)
-            if interface.version == 6:
-                low = int(interface.ip) - int(interface.network.network_address) & INTERFACE_ID
+            if ":" in text:
+                address, _, length = text.partition("/")
+                host_bits = (1 << (128 - int(length))) - 1
+                low = int(ipaddress.IPv6Address(address)) & host_bits & INTERFACE_ID
                 locals_[host] = f"{ipaddress.IPv6Address((0xFE80 << 112) | (low or place))}/64"
     return locals_
 

@@ -29,12 +29,18 @@ Keys = Mapping[str, Mapping[str, str]]  # host -> interface -> public key
 Resolve = Callable[[str], str | None]  # name of a secret -> its value
 
 KEEPALIVE = 25
-SECRET_KEYS = frozenset({"preshared_key"})  # what `masked` hides, wherever it stands in a view
+# what `masked` hides, wherever it stands in a view
+SECRET_KEYS = frozenset({"preshared_key", "private_key", "password", "client_secret"})
 BRIDGE = "br-mrvpn"
 
 
-def view(network: Network, host: str, public_keys: Keys, secret: Resolve) -> dict[str, Any]:
-    """The view of a host; a minion that is not in the description gets one that says so."""
+def view(
+    network: Network, host: str, public_keys: Keys, secret: Resolve, notices: Iterable[str] = ()
+) -> dict[str, Any]:
+    """The view of a host; a minion that is not in the description gets one that says so.
+
+    `notices` are the warnings that concern it.
+    """
     d = network.description
     if host not in network.ends:
         found: dict[str, Any] = {"host": host, "member": False, "root": d.mrvpn_root}
@@ -46,7 +52,8 @@ def view(network: Network, host: str, public_keys: Keys, secret: Resolve) -> dic
         "host": host,
         "member": True,
         "root": d.mrvpn_root,
-        "notices": [],
+        "os": options.os if options else "linux",
+        "notices": list(notices),
         "image": {"name": d.image.name or f"mrvpn:{__version__}", "source": d.image.source},
         "docker": {"manage": d.docker.manage, "min_engine": "20.10", "min_compose": "2.20"},
         "mesh": {"ipv4": list(network.mesh4), "ipv6": list(network.mesh6)},
@@ -153,6 +160,7 @@ def _tunnel(network: Network, name: str, host: str, public_keys: Keys, secret: R
         "mtu": end.mtu,
         "table": end.table or "off",
         "masquerade": end.masquerade,
+        "hooks": {"cleanup": list(end.mikrotik_cleanup), "deploy": list(end.mikrotik_deploy)},  # RouterOS commands
         "keepalive": KEEPALIVE,
         "peers": [
             _peer(network, name, host, peer, public_keys, secret) for peer in d.tunnels[name].hosts if peer != host
@@ -163,14 +171,6 @@ def _tunnel(network: Network, name: str, host: str, public_keys: Keys, secret: R
 def _peer(network: Network, name: str, host: str, peer: str, public_keys: Keys, secret: Resolve) -> dict[str, Any]:
     d = network.description
     end = d.tunnels[name].hosts[peer]
-    own = [str(ipaddress.ip_network(address.split("/")[0])) for address in network.addresses[name][peer]]
-    allowed = [*own, *network.behind(name, peer), *end.allowed_nets]
-    allowed4, allowed6 = list(collapse(allowed, 4)), list(collapse(allowed, 6))
-    if len(d.tunnels[name].hosts) == 2:
-        allowed4 += [] if "0.0.0.0/0" in allowed4 else [MULTICAST4]
-        if name in network.link_local:
-            own_link = network.link_local[name][peer].split("/")[0]
-            allowed6 += [] if "::/0" in allowed6 else [f"{own_link}/128", MULTICAST6]
     host_part = end.expose.host if end.expose else None
     options = d.hosts.get(peer)
     if end.expose and not host_part and options:
@@ -183,8 +183,27 @@ def _peer(network: Network, name: str, host: str, peer: str, public_keys: Keys, 
         "public_key": end.public_key or public_keys.get(peer, {}).get(name),
         "preshared_key": _preshared(network, name, host, peer, secret),
         "endpoint": endpoint,
-        "allowed_ips": [*allowed4, *allowed6],
+        "allowed_ips": list(_allowed(network, name, peer)),
     }
+
+
+def _allowed(network: Network, name: str, peer: str) -> list[str]:
+    """What a host's peers in a tunnel allow from it, as in wg(8)."""
+    known: list[str] | None = network.memo.get(("allowed", name, peer))
+    if known is not None:
+        return known
+    d = network.description
+    own = [f"{text.split('/')[0]}/{128 if ':' in text else 32}" for text in network.addresses[name][peer]]
+    allowed = [*own, *network.behind(name, peer), *d.tunnels[name].hosts[peer].allowed_nets]
+    allowed4, allowed6 = list(collapse(allowed, 4)), list(collapse(allowed, 6))
+    if name in network.link_local and "::/0" not in allowed6:
+        allowed6.append(network.link_local[name][peer].split("/")[0] + "/128")
+    if len(d.tunnels[name].hosts) == 2:
+        # OSPF's groups: of several peers only one could have them
+        allowed4 += [] if "0.0.0.0/0" in allowed4 else [MULTICAST4]
+        allowed6 += [] if "::/0" in allowed6 or name not in network.link_local else [MULTICAST6]
+    network.memo["allowed", name, peer] = [*allowed4, *allowed6]
+    return [*allowed4, *allowed6]
 
 
 def _preshared(network: Network, name: str, host: str, peer: str, secret: Resolve) -> str | None:
@@ -202,14 +221,14 @@ def _frr(network: Network, host: str) -> list[dict[str, Any]]:
     options = d.hosts.get(host)
     lan = list(options.lan) if options else []
     found = []
-    for space, tunnels in sorted(network.spaces[host].items()):
-        interfaces = [_ospf(network, name) for name in tunnels]
+    for space, tunnels in sorted(network.spaces.get(host, {}).items()):
+        interfaces = [_ospf(network, name, host) for name in tunnels]
         mine = [*(lan if space == "host" else [])]
         if host == d.entrypoint and space == GATEWAY_SERVICE:
             passive = {"name": GATEWAY_INTERFACE, "passive": True, "cost": None, "bfd": False}
-            interfaces.append({**passive, "ipv6": d.firezone.fz_client_subnet6 is not None})
+            quiet = {"type": "point-to-point", "neighbors": {"ipv4": [], "ipv6": []}}
+            interfaces.append({**passive, "ipv6": d.firezone.fz_client_subnet6 is not None, **quiet})
             mine += client_subnets(d)
-        declared = set(network.mesh4) | set(network.mesh6)
         announce = lan if space == "host" else []
         found.append(
             {
@@ -220,30 +239,33 @@ def _frr(network: Network, host: str) -> list[dict[str, Any]]:
                 "interfaces": interfaces,
                 "announce": {"ipv4": list(collapse(announce, 4)), "ipv6": list(collapse(announce, 6))},
                 "accept": {
-                    "ipv4": list(_without(declared, mine, 4)),
-                    "ipv6": list(_without(declared, mine, 6)),
+                    # nobody's announcement replaces what is connected here
+                    "ipv4": network.mesh_without(mine, 4),
+                    "ipv6": network.mesh_without(mine, 6),
                 },
             }
         )
     return found
 
 
-def _without(declared: set[str], mine: list[str], version: int) -> tuple[str, ...]:
-    """The declared prefixes of a family minus a host's own: nobody's announcement replaces what is connected here."""
-    left: list[Any] = [n for n in (ipaddress.ip_network(p) for p in declared) if n.version == version]
-    for own in (ipaddress.ip_network(p) for p in mine):
-        rest: list[Any] = []
-        for network in left:
-            if network.version == own.version and network.supernet_of(own) and network != own:
-                rest += list(network.address_exclude(own))
-            elif not (network.version == own.version and own.supernet_of(network)):
-                rest.append(network)
-        left = rest
-    return collapse([str(n) for n in left], version)
-
-
-def _ospf(network: Network, name: str) -> dict[str, Any]:
-    return {"name": name, "passive": False, "cost": None, "ipv6": name in network.link_local, "bfd": True}
+def _ospf(network: Network, name: str, host: str) -> dict[str, Any]:
+    """An interface that speaks OSPF. With more than one peer, to which WireGuard sends no multicast, they are named."""
+    peers = [peer for peer in network.description.tunnels[name].hosts if peer != host]
+    link_local = network.link_local.get(name, {})
+    return {
+        "name": name,
+        "passive": False,
+        "cost": None,
+        "ipv6": bool(link_local),
+        "bfd": True,
+        "type": "point-to-point" if len(peers) == 1 else "point-to-multipoint",
+        "neighbors": {
+            "ipv4": [a.split("/")[0] for peer in peers for a in network.addresses[name][peer] if ":" not in a],
+            "ipv6": [link_local[peer].split("/")[0] for peer in peers if link_local],
+        }
+        if len(peers) > 1
+        else {"ipv4": [], "ipv6": []},
+    }
 
 
 def _recursors(network: Network) -> list[dict[str, Any]]:
@@ -259,9 +281,10 @@ def _recursors(network: Network) -> list[dict[str, Any]]:
             "allow_from": [*network.mesh4, *network.mesh6, *local],
             "upstream": list(d.dns.upstream),
             "forward": {zone: list(addresses) for zone, addresses in sorted(d.dns.forward.items())},
+            "exempt": list(d.dns.exempt),
             "dnssec": d.dns.dnssec,
             "threads": 2,
-            "hook": HOOK,
+            "hook": dict(HOOK),
             "user": {"name": "pdns", "uid": RECURSOR_UID},
         }
         for service, interfaces in services(network).items()

@@ -6,6 +6,7 @@ Knows: the network and marks. Must not know: the daemon.
 from __future__ import annotations
 
 import ipaddress
+import json
 from typing import Any
 
 from mrvpn import marks
@@ -19,7 +20,14 @@ HOOK = {"address": "127.0.0.1", "port": 5310, "ports": 16, "tries": 2, "timeout_
 
 
 def settings(network: Network, service: str) -> dict[str, Any]:
-    """The settings of one service's ipt_server."""
+    """The settings of one service's ipt_server; a value of the caller's own."""
+    key = ("settings", service)
+    if key not in network.memo:
+        network.memo[key] = json.dumps(_settings(network, service))
+    return json.loads(network.memo[key])  # type: ignore[no-any-return]
+
+
+def _settings(network: Network, service: str) -> dict[str, Any]:
     d = network.description
     interfaces = services(network)[service]
     ingress = [name for name in d.routing.interfaces if name in interfaces or service == GATEWAY_SERVICE]
@@ -53,7 +61,7 @@ def settings(network: Network, service: str) -> dict[str, Any]:
             "uid": RECURSOR_UID,
             "control": "/run/mrvpn-recursor",
         },
-        "hook": HOOK,
+        "hook": dict(HOOK),
         "hints": d.routing.hints,
         "learned_max": 200_000,
     }

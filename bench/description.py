@@ -1,0 +1,136 @@
+"""The description at scale: `mrvpn check` in time and memory, its growth, ext_pillar per minion, the share of YAML.
+
+A network of N hosts is N/2 exits and N/2 offices around one entrypoint, one tunnel each, two route rules a tunnel.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from bench.figure import Figure, seconds
+
+REPO = Path(__file__).parents[1]
+SIZES = (10, 100, 1_000, 10_000)
+SIZE = 1_000
+COUNTRIES = ("DE", "FR", "GB", "IT", "JP", "NL", "PL", "SE", "UA", "US")
+
+
+def describe(hosts: int) -> Iterator[str]:
+    """The lines of a description of so many hosts, as many tunnels, and twice as many route rules."""
+    yield "mrvpn:"
+    yield "  entrypoint: entry"
+    yield "  gateway: wireguard"
+    yield "  firezone: {fz_client_subnet: 172.20.0.0/16}"
+    yield "  hosts:"
+    for n in range(hosts):
+        lan = f", lan: [192.{168 + n // 65536}.{n // 256 % 256}.{n % 256}/32]" if n % 2 else ""
+        yield f"    host{n}: {{endpoint: 198.{18 + n // 65536}.{n // 256 % 256}.{n % 256}{lan}}}"
+    yield "  tunnels:"
+    for n in range(hosts):
+        yield f"    wg{n}:"
+        yield f"      subnet: [10.{n // 4096}.{n // 16 % 256}.{n % 16 * 16}/28, 'fd6d:7276:{n:x}::/64']"
+        yield "      hosts:"
+        yield f"        host{n}: {{expose: 55824, allowed_nets: [0.0.0.0/0, '::/0'], masquerade: true, table: 'off'}}"
+        yield "        entry: {allowed_nets: [0.0.0.0/0, '::/0'], compose_service: firezone, table: 'off'}"
+    yield "  routing:"
+    yield "    routes:"
+    for n in range(hosts):
+        yield f"      - {{interface: wg{n}, domain: '.*\\.n{n}\\.example', weight: 1}}"
+        yield f"      - {{interface: wg{n}, net: 203.{n // 65536}.{n // 256 % 256}.{n % 256}/32}}"
+
+
+CHILD = """
+import json, resource, sys, time
+start = time.perf_counter()
+from mrvpn.__main__ import main
+imported = time.perf_counter()
+code = main(["check", sys.argv[1], "--format", "json"])
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([code, time.perf_counter() - start, imported - start, usage.ru_maxrss * 1024]), file=sys.stderr)
+"""
+
+
+def check(path: Path) -> tuple[float, float]:
+    """Seconds and megabytes of `mrvpn check` in a process of its own. Raises where it finds errors."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(path)],
+        capture_output=True,
+        text=True,
+        cwd=REPO,
+        env={"PYTHONPATH": str(REPO)},
+    )
+    code, taken, _, peak = json.loads(done.stderr)
+    if code:
+        raise RuntimeError(f"the generated description is refused: {done.stdout[:500]}")
+    return taken, peak / 1e6
+
+
+def ext_pillar() -> ModuleType:
+    """_pillar/mrvpn.py as Salt's loader would have it, without a mine."""
+    spec = importlib.util.spec_from_file_location("mrvpn_ext_pillar", REPO / "_pillar" / "mrvpn.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module._public_keys = dict
+    return module
+
+
+def pillars(path: Path, hosts: list[str]) -> list[float]:
+    """Seconds of each host's ext_pillar, one after the other, as the master's workers make them."""
+    module = ext_pillar()
+    taken = []
+    for host in hosts:
+        start = time.perf_counter()
+        answer: dict[str, Any] = module.ext_pillar(host, {}, path=str(path))
+        taken.append(time.perf_counter() - start)
+        if "_errors" in answer:
+            raise RuntimeError(answer["_errors"][0])
+    return taken
+
+
+def measure() -> Iterable[Figure]:
+    """The figures of the description."""
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {size: Path(folder) / f"{size}.yaml" for size in SIZES}
+        for size, path in paths.items():
+            path.write_text("\n".join(describe(size)) + "\n")
+        path = paths[SIZE]
+        text = path.read_text()
+        floor = seconds(lambda: [None for _ in yaml.parse(text, Loader=yaml.CSafeLoader)], runs=3)
+        runs = [check(path) for _ in range(3)]
+        taken, peak = sorted(runs)[1]
+        what = f"{SIZE:,} hosts, {SIZE:,} tunnels, {2 * SIZE:,} rules"
+        figures.append(Figure(f"check: {what}", taken, "s", "libyaml's events alone", floor, "<= 3 s", taken <= 3))
+        figures.append(Figure(f"check: {what}, memory", peak, "MB", None, None, "<= 300 MB", peak <= 300))
+        figures.append(Figure("check: share that is YAML", 100 * floor / taken, "%"))
+        per_host = taken / SIZE
+        for size, other in paths.items():
+            grown, used = check(other)
+            figures.append(
+                Figure(f"check: {size:,} hosts ({used:.0f} MB)", grown, "s", "linear from 1,000", per_host * size)
+            )
+        made = pillars(path, ["host0", *(f"host{n}" for n in range(1, SIZE)), "entry", "entry"])
+        figures.append(Figure("ext_pillar: first minion (parses)", 1000 * made[0], "ms"))
+        worst = 1000 * max(made[1:SIZE])
+        figures.append(
+            Figure("ext_pillar: worst of the 2nd to 1,000th", worst, "ms", None, None, "<= 20 ms", worst <= 20)
+        )
+        mean = 1000 * sum(made[1:SIZE]) / (SIZE - 1)
+        figures.append(Figure("ext_pillar: mean of the 2nd to 1,000th", mean, "ms", None, None, "<= 20 ms", mean <= 20))
+        figures.append(Figure("ext_pillar: entrypoint of 1,000 tunnels, first", 1000 * made[-2], "ms"))
+        figures.append(
+            Figure("ext_pillar: entrypoint, again", 1000 * made[-1], "ms", None, None, "<= 20 ms", made[-1] <= 0.02)
+        )
+    return figures
