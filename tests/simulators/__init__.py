@@ -1,0 +1,1 @@
+"""Simulators of what the tests cannot have: routers."""
