@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import yaml
 from salt.exceptions import CommandExecutionError
 
 PROJECT = "mrvpn"
@@ -85,6 +86,19 @@ def _hashes(root, files, record):
     return record["hashes"]["of"]
 
 
+def _images(files):
+    """The id of the image that each service should run, None where this host has none of that name."""
+    ids, found = {}, {}
+    for file in _compose_files(files):
+        for service, definition in (yaml.safe_load(file["text"]).get("services") or {}).items():
+            name = definition.get("image")
+            if name:
+                if name not in ids:
+                    ids[name] = __salt__["mrvpn_docker.image"](name)
+                found[service] = ids[name]
+    return found
+
+
 def _joined(container, have):
     """The service whose namespace this container joined; "" when that container is gone; None when it has its own."""
     mode = container["network_mode"]
@@ -93,7 +107,7 @@ def _joined(container, have):
     return next((name for name, other in have.items() if other["id"] == mode.removeprefix("container:")), "")
 
 
-def _why(service, wanted, have, image, record):
+def _why(service, wanted, have, images, record):
     """What must happen to one service's container, as (verb, reason), or None."""
     container = have.get(service)
     if container is None:
@@ -102,17 +116,17 @@ def _why(service, wanted, have, image, record):
     have_hash = known.get("config") if known.get("id") == container["id"] else container["hash"]
     if have_hash != wanted:
         return "recreated", "its definition changed"
-    if container["image"] != image:
+    if container["image"] != images.get(service):
         return "recreated", "its image changed"
     if not container["running"]:
         return "started", "it did not run"
     return None
 
 
-def _containers_plan(hashes, have, image, record):
+def _containers_plan(hashes, have, images, record):
     plan = {"created": {}, "recreated": {}, "started": {}, "moved": {}, "removed": {}}
     for service, wanted in hashes.items():
-        found = _why(service, wanted, have, image, record)
+        found = _why(service, wanted, have, images, record)
         if found:
             plan[found[0]][service] = found[1]
     for service in have.keys() - hashes.keys():
@@ -172,7 +186,7 @@ def plan(view):
         found["files"] = changes
     hashes = _hashes(root, files, record)
     have = __salt__["mrvpn_docker.containers"](PROJECT)
-    containers = _containers_plan(hashes, have, __salt__["mrvpn_docker.image"](view["image"]["name"]), record)
+    containers = _containers_plan(hashes, have, _images(files), record)
     found.update(containers)
     reloads = _reloads(files, containers, record)
     if reloads:
@@ -192,7 +206,7 @@ def deploy(view):
     record = _record(root)
     hashes = _hashes(root, files, record)  # raises before anything is touched
     before = __salt__["mrvpn_docker.containers"](PROJECT)
-    containers = _containers_plan(hashes, before, __salt__["mrvpn_docker.image"](view["image"]["name"]), record)
+    containers = _containers_plan(hashes, before, _images(files), record)
     done = {}
     changes = _changes(root, files)
     if changes:

@@ -243,9 +243,10 @@ def build(name, context):
     return True
 
 
-def exec_in(container, *command, timeout=60):
+def exec_in(container, *command, timeout=60, env_file=None):
     """
-    Runs a command in a running container: ``{"code", "out", "err"}``.
+    Runs a command in a running container: ``{"code", "out", "err"}``; ``env_file`` brings variables that no command
+    line may show.
 
     CLI Example:
 
@@ -254,7 +255,10 @@ def exec_in(container, *command, timeout=60):
         salt '*' mrvpn_docker.exec_in wg_uk wg show
     """
     try:
-        done = subprocess.run(["docker", "exec", container, *command], capture_output=True, text=True, timeout=timeout)
+        options = ["--env-file", env_file] if env_file else []
+        done = subprocess.run(
+            ["docker", "exec", *options, container, *command], capture_output=True, text=True, timeout=timeout
+        )
     except subprocess.TimeoutExpired:
         raise CommandExecutionError(f"{container}: {' '.join(command)} did not end within {timeout} s") from None
     return {"code": done.returncode, "out": done.stdout, "err": done.stderr}

@@ -10,6 +10,7 @@ KEYS = {
     "version", "host", "member", "root", "notices", "image", "docker", "mesh", "gateway", "tunnels", "frr", "recursor",
     "routing", "country_database", "host_guard", "lan",
 }  # fmt: skip
+GATEWAYS = ("firezone", "wireguard")
 
 
 def _result(name, comment, changes=None, result=True):
@@ -39,8 +40,8 @@ def guard(name):
         comment = f"the view lacks {lacking}: the master's mrvpn package and the states are of different versions"
         return _result(name, comment, result=False)
     gateway = view["gateway"]
-    if gateway is not None and gateway["kind"] != "wireguard":
-        comment = f"gateway.kind is {gateway['kind']}: these states deploy `wireguard` only"
+    if gateway is not None and gateway["kind"] not in GATEWAYS:
+        comment = f"gateway.kind is {gateway['kind']}: these states deploy {' and '.join(GATEWAYS)}"
         return _result(name, comment, result=False)
     return _result(name, "; ".join([f"view {name} of {view['host']}", *view["notices"]]))
 

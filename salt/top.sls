@@ -7,6 +7,10 @@ base:
 {% if view['member'] %}
     - mrvpn.docker
     - mrvpn.tunnel
+{% set firezone = view['gateway'] is not none and view['gateway']['kind'] == 'firezone' %}
+{% if firezone %}
+    - mrvpn.gateway
+{% endif %}
 {% if view['host_guard'] is not none %}
     - mrvpn.host
 {% endif %}
@@ -14,6 +18,9 @@ base:
     - mrvpn.country
 {% endif %}
     - mrvpn.compose
+{% if firezone %}
+    - mrvpn.firezone
+{% endif %}
 {% if view['routing'] is not none %}
     - mrvpn.routing
 {% endif %}

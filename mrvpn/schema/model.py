@@ -44,6 +44,11 @@ def _listed(value: Any) -> Any:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
+def _split(value: Any) -> Any:
+    """A list, or MRVPN2's one text with commas."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else _listed(value)
+
+
 def _network_of(value: Any) -> str:
     """A prefix; host bits are cut off, as MRVPN2 does in allowed_nets."""
     if not isinstance(value, str):
@@ -307,6 +312,8 @@ class Oidc(Model):
     redirect_uri: str | None = None
     response_type: str = "code"
     scope: str = "openid email profile"
+    label: str | None = None
+    auto_create_users: bool = False
 
 
 class Firezone(Model):
@@ -325,8 +332,16 @@ class Firezone(Model):
     fz_cleanup: bool = False
     fz_ospf: bool = True
     fz_oidc: dict[str, Oidc] = {}
-    fz_client_gateway: str | None = None
-    fz_client_allowed_subnets: Any = None
+    fz_client_gateway: Annotated[str | None, BeforeValidator(lambda v: None if v is None else _address(v))] = None
+    fz_client_allowed_subnets: Annotated[tuple[Network, ...], BeforeValidator(_split)] = ()
+    # beside MRVPN2's
+    fz_client_dns: Annotated[tuple[Address, ...], BeforeValidator(_split)] = ()
+    fz_images: dict[Literal["firezone", "caddy", "postgres", "autoheal"], str] = {}
+    fz_autoheal: bool = False
+    fz_conntrack_log: bool = False
+    fz_telemetry: bool = False
+    fz_connectivity_checks: bool = False
+    fz_configuration: dict[str, Any] = {}
 
 
 class Description(Model):

@@ -21,7 +21,7 @@ from mrvpn.topology import (
     collapse,
     namespace,
 )
-from mrvpn.views import psk
+from mrvpn.views import firezone, psk
 from mrvpn.views.content import content_hash
 from mrvpn.views.settings import HOOK, RECURSOR_PORT, RECURSOR_UID, services, settings
 
@@ -76,6 +76,7 @@ def view(
         "host_guard": _host_guard(network, host, names),
         "lan": list(options.lan) if options else [],
     }
+    firezone.extend(found, network, secret)
     return {"version": content_hash(found), **found}
 
 

@@ -5,7 +5,12 @@
 {% do keys.update({tunnel['interface']: 'wg_tunnels/' ~ name ~ '/private.key'}) %}
 {% endfor %}
 {% if view['gateway'] is not none %}
+{% if view['gateway']['kind'] == 'firezone' %}
+{# where Firezone itself looks for it, and makes it when it is missing #}
+{% do keys.update({view['gateway']['interface']: view['gateway']['firezone']['folder'] ~ '/firezone/private_key'}) %}
+{% else %}
 {% do keys.update({view['gateway']['interface']: 'firezone/private.key'}) %}
+{% endif %}
 {% endif %}
 include:
   - mrvpn.guard

@@ -3,6 +3,9 @@
 include:
   - mrvpn.docker
   - mrvpn.tunnel
+{% if view['gateway'] is not none and view['gateway']['kind'] == 'firezone' %}
+  - mrvpn.gateway
+{% endif %}
 
 mrvpn project:
   mrvpn_compose.deployed:
