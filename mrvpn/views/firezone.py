@@ -56,7 +56,7 @@ def extend(found: dict[str, Any], network: Network, secret: Resolve) -> None:
     }
     environment = _environment(network, gateway["addresses"], addresses["caddy"], url)
     environment = {key: value for key, value in environment.items() if key.lower() not in configuration}
-    pins: dict[str, str] = {**PINNED, **f.fz_images}
+    pins = {**PINNED, **{str(name): image for name, image in f.fz_images.items()}}
     images = {name: pins[name] for name in (*STACK, *(("autoheal",) if f.fz_autoheal else ()))}
     gateway["firezone"] = {
         "folder": _folder(network),
