@@ -214,13 +214,16 @@ def deploy(view):
         done["files"] = changes
     if containers:
         try:
-            _up(root, hashes, containers)
+            _up(root, hashes, containers, before)
         except CommandExecutionError as error:
             _back(root, changes)
             raise CommandExecutionError(f"{error}\nthe configuration of before was put back") from None
     after = __salt__["mrvpn_docker.containers"](PROJECT) if containers else before
     observed = _observed(before, after, containers)
     done.update(observed)
+    for service in observed.get("removed", {}):
+        if before[service]["network_mode"] == "host":
+            __salt__["mrvpn_host.tunnel_off"](service)
     fresh = {service for verb, services in observed.items() if verb != "removed" for service in services}
     _note(record, files, hashes, after, fresh)
     try:
@@ -235,12 +238,12 @@ def deploy(view):
     return done
 
 
-def _up(root, hashes, containers):
+def _up(root, hashes, containers, have):
     moved = sorted(containers.get("moved", {}))
     if not hashes:
         # nothing of ours is left in the description: there is no file to `up` any more
-        for service in containers.get("removed", {}):
-            subprocess.run(["docker", "rm", "--force", service], capture_output=True)
+        gone = [have[service]["id"] for service in containers.get("removed", {})]
+        __salt__["mrvpn_docker.take_away"](gone, __salt__["mrvpn_docker.networks"](PROJECT))
         return
     if set(containers) - {"moved"}:
         _compose(root, "up", "--detach", "--remove-orphans", "--quiet-pull")

@@ -181,6 +181,54 @@ def _namespace(pid):
         return None
 
 
+def networks(project=PROJECT):
+    """
+    The names of the project's networks.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.networks
+    """
+    wanted = urllib.parse.quote(json.dumps({"label": [f"com.docker.compose.project={project}"]}))
+    return sorted(network["Name"] for network in _get(f"/networks?filters={wanted}"))
+
+
+def volumes(project=PROJECT):
+    """
+    The names of the project's volumes.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.volumes
+    """
+    wanted = urllib.parse.quote(json.dumps({"label": [f"com.docker.compose.project={project}"]}))
+    return sorted(volume["Name"] for volume in _get(f"/volumes?filters={wanted}")["Volumes"] or [])
+
+
+def take_away(containers, networks=(), volumes=()):
+    """
+    Stops and removes containers (by id or name), then networks and volumes by name.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.take_away '[wg_uk]'
+    """
+    if containers:
+        _docker("stop", "--time", "5", *containers)
+        _docker("rm", "--force", *containers)
+    for network in networks:
+        _docker("network", "rm", network)
+    for volume in volumes:
+        _docker("volume", "rm", volume)
+    return True
+
+
 def running():
     """
     How many containers run on this Engine.

@@ -11,6 +11,11 @@ from pathlib import Path
 from salt.exceptions import CommandExecutionError
 
 RESERVED = "net.ipv4.ip_local_reserved_ports"
+UNITS = Path("/etc/systemd/system")
+GUARD_UNIT = UNITS / "mrvpn-host-guard.service"
+GUARD_WANTED = UNITS / "docker.service.requires" / GUARD_UNIT.name
+# what mrvpn-wireguard puts in front of Docker's forward policy
+FORWARD_MARK = "0x40000/0x40000"
 
 
 def _proc(parameter):
@@ -120,3 +125,139 @@ def guard_set(script, running):
     if done.returncode:
         raise CommandExecutionError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()[-500:]}")
     return True
+
+
+def _run(*command):
+    """A tool's output, "" where the tool or what it asks for is not there."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}).stdout
+    except FileNotFoundError:
+        return ""
+
+
+def _must(*command):
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+    if done.returncode:
+        raise CommandExecutionError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()[-500:]}")
+
+
+def deployed(root):
+    """
+    Whether MRVPN has put files below this root.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_host.deployed /opt/mrvpn
+    """
+    return (Path(root) / ".mrvpn" / "manifest.json").exists()
+
+
+def guard_parts():
+    """
+    What there is of the host's rules and of what starts them, as names.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt entry mrvpn_host.guard_parts
+    """
+    parts = [str(path) for path in (GUARD_UNIT, GUARD_WANTED) if path.exists() or path.is_symlink()]
+    return ["nft table inet mrvpn_host", *parts] if guard_present() else parts
+
+
+def guard_off():
+    """
+    Ends the host's rules and takes away what starts them: a unit that Docker requires must not outlive its script.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt entry mrvpn_host.guard_off
+    """
+    parts = guard_parts()
+    for path in (GUARD_WANTED, GUARD_UNIT):
+        path.unlink(missing_ok=True)
+    if GUARD_WANTED.parent.is_dir() and not any(GUARD_WANTED.parent.iterdir()):
+        GUARD_WANTED.parent.rmdir()
+    if guard_present():
+        _must("nft", "delete", "table", "inet", "mrvpn_host")
+    if len(parts) > guard_present() and Path("/run/systemd/system").is_dir():
+        _run("systemctl", "daemon-reload")
+    return parts
+
+
+def _table(interface):
+    return f"mrvpn_{interface.replace('-', '_').replace('.', '_')}"
+
+
+def tunnel_parts(interface):
+    """
+    What the host's own namespace holds of a tunnel: its link, its nft table.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt office mrvpn_host.tunnel_parts wg_office
+    """
+    parts = [f"interface {interface}"] if _run("ip", "-oneline", "link", "show", "dev", interface) else []
+    if f"table inet {_table(interface)}\n" in _run("nft", "list", "tables"):
+        parts.append(f"nft table inet {_table(interface)}")
+    return parts
+
+
+def tunnel_off(interface):
+    """
+    Takes a tunnel's link and nft table out of the host's namespace: its container may have been killed before it
+    could.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt office mrvpn_host.tunnel_off wg_office
+    """
+    parts = tunnel_parts(interface)
+    for part in parts:
+        kind, *words = part.split()
+        _must(*(["ip", "link", "del", "dev", *words] if kind == "interface" else ["nft", "delete", *words]))
+    return parts
+
+
+def forward_rules():
+    """
+    The rules that let mesh traffic pass Docker's forward policy, as ``iptables -S`` prints them, with their tool.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt office mrvpn_host.forward_rules
+    """
+    found = []
+    for tool in ("iptables", "ip6tables"):
+        for line in _run(tool, "-w", "-S").splitlines():
+            if f"--mark {FORWARD_MARK}" in line and line.startswith("-A"):
+                found.append(f"{tool} {line}")
+    return found
+
+
+def forward_rules_off():
+    """
+    Takes those rules away.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt office mrvpn_host.forward_rules_off
+    """
+    found = forward_rules()
+    for line in found:
+        tool, _, *rule = line.split()
+        _must(tool, "-w", "-D", *rule)
+    return found

@@ -216,3 +216,6 @@ def _prune(base, wanted, known):
     keep = {target.split("/")[1] for target in wanted if target.startswith("wg_tunnels/")}
     for name in {target.split("/")[1] for target in known if target.startswith("wg_tunnels/")} - keep:
         shutil.rmtree(base / "wg_tunnels" / name, ignore_errors=True)
+    tunnels = base / "wg_tunnels"
+    if tunnels.is_dir() and not any(tunnels.iterdir()):
+        tunnels.rmdir()

@@ -87,6 +87,41 @@ def host_guard(name, running):
     return _result(name, "put in force" if running else "ended", changes)
 
 
+def no_host_guard(name):
+    """
+    Has none of the host's rules where the view has none, and nothing left that would start them.
+    """
+    parts = __salt__["mrvpn_host.guard_parts"]()
+    if not parts:
+        return _result(name, "not there")
+    if __opts__["test"]:
+        return _result(name, "would be taken away", {"removed": parts}, result=None)
+    try:
+        return _result(name, "taken away", {"removed": __salt__["mrvpn_host.guard_off"]()})
+    except CommandExecutionError as error:
+        return _result(name, str(error), result=False)
+
+
+def absent(name, purge=False):
+    """
+    Takes MRVPN off this host: containers, networks, rules, interfaces, units, files below the root ``name``.
+
+    purge
+        keys, secrets, volumes and the image go, too; without it they stay for a later apply
+    """
+    try:
+        found = __salt__["mrvpn_absent.found"](name, purge)
+        if not found:
+            return _result(name, "nothing of MRVPN is here")
+        if __opts__["test"]:
+            return _result(name, "would be taken off", {"removed": found}, result=None)
+        found = __salt__["mrvpn_absent.take_off"](name, purge)
+    except CommandExecutionError as error:
+        return _result(name, str(error), result=False)
+    kept = "" if purge else "; keys, secrets and volumes are kept (pillar mrvpn_absent: {purge: true} takes them, too)"
+    return _result(name, f"taken off{kept}", {"removed": found})
+
+
 def published(name, root):
     """
     Sends this host's public keys to the mine under ``name``; always, for the mine cannot be read back from here.

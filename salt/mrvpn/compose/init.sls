@@ -7,6 +7,11 @@ include:
   - mrvpn.gateway
 {% endif %}
 
+{% if view['host_guard'] is none %}
+no host guard:
+  mrvpn.no_host_guard: []
+
+{% endif %}
 mrvpn project:
   mrvpn_compose.deployed:
     - name: {{ view['root'] }}
