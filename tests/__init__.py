@@ -1,1 +1,1 @@
-"""A package, so that `python -m tests.simulators.routeros` works whatever else is installed."""
+"""The tests. A package, so that `tests.simulators` is ours whatever else is installed under that name."""

@@ -15,7 +15,6 @@ import pytest
 import rig
 import yaml
 
-IMAGE_ROOT = Path(os.environ.get("MRVPN_IMAGE_ROOT", "/var/lib/mrvpn-lab/image/root"))
 VIEWS = Path(__file__).parent / "views"
 Done = subprocess.CompletedProcess[str]
 HOSTS = ("entry", "uk", "office")

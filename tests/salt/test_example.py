@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import rig
 import yaml
-from conftest import IMAGE_ROOT
 
 from mrvpn import compiler
 from mrvpn.render import files
+from tests.conftest import IMAGE_ROOT
 
 REPO = Path(__file__).parents[2]
 EXAMPLE = REPO / "pillar" / "network"

@@ -11,9 +11,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import DockerHost
 from test_firezone import make_view
 from test_project import PROJECT, Managed
+
+from tests.salt.conftest import DockerHost
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 WAIT = "trap 'exit 0' TERM; {}while :; do sleep 0.2; done"

@@ -21,7 +21,8 @@ from typing import Any
 
 import pytest
 import rig
-from conftest import DockerHost
+
+from tests.salt.conftest import DockerHost
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 DEPENDENTS = {"wg_uk", "wg_office", "firezone_pdns", "firezone_ipt", "firezone_frr"}

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import rig
-from conftest import DockerHost
 from test_project import PROJECT, Managed
+
+from tests.salt.conftest import DockerHost
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 View = Callable[[str], dict[str, Any]]
