@@ -40,6 +40,16 @@ def parser() -> argparse.ArgumentParser:
         "--prune", action="store_true", help="forget what is no longer described: its numbers are free again"
     )
     one.set_defaults(run=lambda a: commands.lock(a.path, check_only=a.check, prune=a.prune))
+
+    one = sub.add_parser(
+        "plan", help="what changes from one description to another; exit code 0: nothing, 2: something"
+    )
+    one.add_argument("old", type=Path, help=PATH_HELP)
+    one.add_argument("new", type=Path, help=PATH_HELP)
+    one.add_argument("--format", choices=("text", "json"), default="text")
+    one.add_argument("--country-database", type=Path, help="an mmdb file: tells what moves prefix by prefix")
+    one.add_argument("--states", type=Path, help="the folder of the Salt states: tells what becomes of containers")
+    one.set_defaults(run=lambda a: commands.plan(a.old, a.new, a.format, a.country_database, a.states))
     return top
 
 

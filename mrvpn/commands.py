@@ -13,8 +13,11 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from mrvpn import compiler, topology, views
+from mrvpn import compiler, render, topology, views
+from mrvpn import plan as plans
 from mrvpn.errors import Problem
+from mrvpn.plan import moves
+from mrvpn.plan import text as plan_text
 from mrvpn.topology import lock as locks
 
 
@@ -68,6 +71,32 @@ def lock(path: Path, *, check_only: bool, prune: bool) -> int:
     following.replace(file)
     print(f"{file}: written ({told})")
     return 0
+
+
+def plan(old: Path, new: Path, form: str, database: Path | None, states: Path | None) -> int:
+    """Prints what changes; 0 when nothing does, 2 when something does, 1 when one of the two is bad."""
+    networks = [_network(path) for path in (old, new)]
+    if networks[0] is None or networks[1] is None:
+        return 1
+    try:
+        ranges = moves.read_ranges(str(database)) if database else None
+    except (ImportError, ValueError) as error:
+        _error(str(error))
+        return 1
+    found = plans.plan(networks[0], networks[1], states=states or _states(), ranges=ranges)
+    if form == "json":
+        print(json.dumps(found.as_json(), indent=1))
+    else:
+        console = Console(soft_wrap=True, highlight=False)
+        for line in plan_text.lines(found):
+            console.print(line)
+    return 2 if found.changed else 0
+
+
+def _states() -> Path | None:
+    """The states beside this package, as in a checkout; None where it was installed alone."""
+    folder = Path(__file__).parents[1] / "salt"
+    return folder if (folder / render.FILES).is_file() else None
 
 
 def _network(path: Path) -> topology.Network | None:

@@ -71,11 +71,11 @@ def _settings(network: Network, service: str) -> dict[str, Any]:
 
 
 def services(network: Network) -> dict[str, list[str]]:
-    """`services` of the description; without it the gateway's, with every interface of its namespace."""
+    """`services` of the description; without it the ingress of the gateway, which no new exit changes."""
     d = network.description
     if d.services:
         return {service: list(interfaces) for service, interfaces in sorted(d.services.items())}
-    return {GATEWAY_SERVICE: ["wg-firezone", *_tunnels(network)]}
+    return {GATEWAY_SERVICE: list(d.routing.interfaces)}
 
 
 def _tunnels(network: Network) -> list[str]:

@@ -194,8 +194,9 @@ def test_what_happens_to_live_connections(network: Make, routing: Any, route: An
     assert settings(found, "firezone")["rules"][0]["live"] == live
 
 
-def test_services_of_the_description(network: Make) -> None:
-    found = view(network({"services": {"firezone": ["wg-firezone"]}}), "entry")
-    assert found["gateway"]["services"] == {"firezone": ["wg-firezone"]}
-    assert found["recursor"][0]["interfaces"] == ["wg-firezone"]
-    assert view(network(), "entry")["gateway"]["services"] == {"firezone": ["wg-firezone", "wg_uk"]}
+def test_services(network: Make) -> None:
+    assert view(network(), "entry")["gateway"]["services"] == {"firezone": ["wg-firezone"]}
+    found = view(network({"services": {"firezone": ["wg-firezone", "wg_uk"]}}), "entry")
+    assert found["gateway"]["services"] == {"firezone": ["wg-firezone", "wg_uk"]}
+    assert found["recursor"][0]["interfaces"] == ["wg-firezone", "wg_uk"]
+    assert found["routing"][0]["settings"]["recursor"]["interfaces"] == ["wg-firezone"]  # only ingress is redirected

@@ -1,0 +1,78 @@
+"""Two views' tunnels and other parts, compared: fields, and peers by name.
+
+Knows: the shape of a view. Must not know: networks. Secrets are compared and never shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mrvpn.views import SECRET_KEYS
+
+Difference = tuple[Any, Any]
+HIDDEN = "***"
+
+
+def compare(old: Any, new: Any, path: str) -> Iterator[tuple[str, Difference]]:
+    """Yields (path, (old, new)) of what differs; maps are gone into, lists are compared as a whole."""
+    if old == new:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            yield from compare(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif path.rpartition(".")[2] in SECRET_KEYS:
+        yield path, (HIDDEN if old else None, HIDDEN if new else None)
+    else:
+        yield path, (_hide(old), _hide(new))
+
+
+def _hide(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: HIDDEN if k in SECRET_KEYS and v is not None else _hide(v) for k, v in value.items()}
+    return [_hide(item) for item in value] if isinstance(value, list) else value
+
+
+def compare_tunnels(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """{"added": {name: what it has}, "removed": [name], "changed": {name: {"fields", "peers"}}}; empty when none."""
+    changed = {}
+    for name in sorted(old.keys() & new.keys()):
+        fields = {
+            path: list(difference)
+            for key in sorted(old[name].keys() | new[name].keys())
+            if key != "peers"
+            for path, difference in compare(old[name].get(key), new[name].get(key), key)
+        }
+        peers = _peers(old[name]["peers"], new[name]["peers"])
+        if fields or peers:
+            changed[name] = {"fields": fields, "peers": peers}
+    found = {
+        "added": {name: _outline(new[name]) for name in sorted(new.keys() - old.keys())},
+        "removed": sorted(old.keys() - new.keys()),
+        "changed": changed,
+    }
+    return {key: value for key, value in found.items() if value}
+
+
+def _outline(tunnel: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "addresses": tunnel["addresses"],
+        "listen_port": tunnel["listen_port"],
+        "namespace": tunnel["namespace"],
+        "peers": [peer["host"] for peer in tunnel["peers"]],
+    }
+
+
+def _peers(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[str, Any]:
+    before, after = ({peer["host"]: peer for peer in peers} for peers in (old, new))
+    changed = {}
+    for host in sorted(before.keys() & after.keys()):
+        differences = dict(compare(before[host], after[host], ""))
+        if differences:
+            changed[host] = {path: list(difference) for path, difference in differences.items()}
+    found = {
+        "added": sorted(after.keys() - before.keys()),
+        "removed": sorted(before.keys() - after.keys()),
+        "changed": changed,
+    }
+    return {key: value for key, value in found.items() if value}
