@@ -24,11 +24,20 @@ def quoted(text: str) -> str:
     return f'"{body}"'
 
 
-def staged(changes: Sequence[Change]) -> tuple[list[Change], list[Remove]]:
-    """The changes with late removals turned into `disabled=yes`, and those removals, for when the rest is proven."""
+def staged(changes: Sequence[Change]) -> tuple[list[Change], list[Change]]:
+    """The changes, and what waits until they are proven, for no inverse brings it back: removals (`disabled=yes`
+    first), new preshared keys of rows that are there."""
     first: list[Change] = []
-    last: list[Remove] = []
+    last: list[Change] = []
     for change in changes:
+        if isinstance(change, Set) and _secrets(change.path) & set(change.values):
+            rest = {n: text for n, text in change.values.items() if n not in (*_secrets(change.path), "comment")}
+            keys = {n: text for n, text in change.values.items() if n not in rest}
+            if rest or change.clears:
+                old = {n: change.old.get(n) for n in (*rest, *change.clears)}
+                first.append(Set(change.path, change.token, change.id, rest, change.clears, old))
+            last.append(Set(change.path, change.token, change.id, keys, (), {n: change.old.get(n) for n in keys}))
+            continue
         if isinstance(change, Remove) and not change.early:
             last.append(change)
             if change.row.get("disabled") != "true":
@@ -39,16 +48,17 @@ def staged(changes: Sequence[Change]) -> tuple[list[Change], list[Remove]]:
     return first, last
 
 
+def _secrets(path: str) -> set[str]:
+    return {field.name for field in PATHS[path].fields.values() if field.kind == "secret"}
+
+
 def lost(changes: Sequence[Change]) -> list[str]:
-    """What no inverse brings back: rows removed that hold keys, preshared keys overwritten."""
-    found = []
-    for change in changes:
-        secret = [f.name for f in PATHS[change.path].fields.values() if f.kind == "secret"]
-        if isinstance(change, Remove) and (PATHS[change.path].keep or secret):
-            found.append(f"{change.path} {change.token}: its key would be lost")
-        elif isinstance(change, Set) and any(name in change.values for name in secret):
-            found.append(f"{change.path} {change.token}: the preshared key of before cannot be read")
-    return found
+    """What of staged changes no inverse brings back: rows that hold keys and must go for others' sake."""
+    return [
+        f"{change.path} {change.token}: its key would be lost"
+        for change in changes
+        if isinstance(change, Remove) and (PATHS[change.path].keep or _secrets(change.path))
+    ]
 
 
 def inverse(changes: Sequence[Change], actual: Rows) -> list[Change]:

@@ -48,6 +48,7 @@ class Unverified:
     orphans: Literal["keep", "cascade", "trap"] = "keep"  # what points at a removed interface, instance, area
     duplicate_routes: bool = True  # an equal route may be added again
     rollback_delay: float = 0.0  # seconds until a closed session's safe mode is undone
+    unroll_elsewhere: bool = True  # a session that does not hold safe mode may undo it
     safe_mode_held: str = "safe mode is taken by another session"
 
 
@@ -648,6 +649,8 @@ class Router:
         elif verb == "release":
             self.safe = None
         elif verb == "unroll":
+            if self.safe is not None and self.safe.session is not session and not self.unverified.unroll_elsewhere:
+                raise Trap(self.unverified.safe_mode_held)
             self.undo_safe_mode()
         else:
             raise Trap("no such command", 0)

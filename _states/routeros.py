@@ -1,0 +1,124 @@
+"""States of a RouterOS router: what its paths hold, and the user's own commands.
+
+Knows: what routeros.reconcile returns. Must not know: sessions, paths, fields.
+"""
+
+from salt.exceptions import CommandExecutionError
+
+__proxyenabled__ = ["routeros"]
+
+
+def __virtual__():
+    return "routeros.reconcile" in __salt__ or (False, "the execution module routeros is not loaded")
+
+
+def _result(name, comment, changes=None, result=True):
+    return {"name": name, "changes": changes or {}, "result": result, "comment": comment}
+
+
+def _reconciled(name, rows, done, **order):
+    try:
+        found = __salt__["routeros.reconcile"](rows, test=__opts__["test"], **order)
+    except CommandExecutionError as error:
+        return _result(name, str(error), result=False)
+    told = [*(f"taken over: {line}" for line in found["adopted"]), *found["notices"]]
+    told += [f"hook {'would run' if __opts__['test'] else 'ran'}: {line}" for line in found["hooks"]]
+    if not found["changes"]:
+        return _result(name, "\n".join(["in place", *told]))
+    if __opts__["test"]:
+        return _result(name, "\n".join([f"would be {done}", *told]), found["changes"], None)
+    return _result(name, "\n".join([f"{done} by {found['writes']} writes", *told]), found["changes"])
+
+
+def managed(name, rows, owner=None, force=False, pings=(), hooks=None, undo_after=120):
+    """
+    Each path of ``rows`` holds exactly these rows of ours: missing ones are added, others changed in place, those of
+    the owner that are not declared removed; rows of others are never touched. All paths in one transaction: kept when
+    the router lets us in anew, holds what was written and ``pings`` answer; taken back otherwise.
+
+    .. code-block:: yaml
+
+        tunnels:
+          routeros.managed:
+            - rows:
+                /interface/wireguard:
+                  - {name: wg_office, mtu: 1280, comment: 'mrvpn:wg_office:interface'}
+            - pings: [10.9.23.1]
+
+    rows
+        ``{path: [row, ...]}``
+    owner
+        what the comments of the rows begin with: ``mrvpn:``, or narrower ``mrvpn:wg_office:``
+    force
+        also change what the session itself runs over, or what could not be taken back
+    pings
+        addresses that must answer the router before the changes are kept
+    hooks
+        ``{tunnel: {cleanup: [command], deploy: [command]}}``, run where something of the tunnel changes
+    undo_after
+        before RouterOS 7.18: seconds until the router undoes by itself what was not confirmed
+    """
+    return _reconciled(name, rows, "changed", owner=owner, force=force, pings=pings, hooks=hooks, undo_after=undo_after)
+
+
+def present(name, rows, force=False, pings=()):
+    """
+    The rows are there, with these fields; nothing is removed.
+
+    rows
+        ``{path: [row, ...]}``
+    """
+    return _reconciled(name, rows, "changed", remove=False, force=force, pings=pings)
+
+
+def absent(name, paths, force=False):
+    """
+    No row whose comment begins with ``name`` (``mrvpn:wg_office:``) is on these paths.
+
+    paths
+        list of paths
+    """
+    return _reconciled(name, {path: [] for path in paths}, "removed", owner=name, force=force)
+
+
+def hook(name, commands, guard=None):
+    """
+    Runs RouterOS commands of the user, in order; the first that fails ends it. Use ``onchanges``, or a guard.
+
+    commands
+        list of commands in RouterOS's own language
+    guard
+        ``{path: /interface/list/member, comment: wg_office}``: only where no row of the path has these values
+    """
+    if guard:
+        where = dict(guard)
+        try:
+            if __salt__["routeros.matching"](where.pop("path"), **where):
+                return _result(name, "not needed: the guard finds its row")
+        except CommandExecutionError as error:
+            return _result(name, str(error), result=False)
+    changes = {"commands": list(commands)}
+    if __opts__["test"]:
+        return _result(name, "would run", changes, None)
+    ran = {}
+    for command in commands:
+        try:
+            ran[command] = __salt__["routeros.script"](command)
+        except CommandExecutionError as error:
+            return _result(name, str(error), {"commands": ran} if ran else {}, False)
+    return _result(name, "ran", {"commands": ran})
+
+
+def published(name):
+    """
+    Sends the router's public keys to the mine under ``name``; always, for the mine cannot be read back from here.
+    """
+    if __opts__["test"]:
+        return _result(name, "public keys would be sent to the mine")
+    try:
+        keys = __salt__["routeros.public_keys"]()
+    except CommandExecutionError as error:
+        return _result(name, str(error), result=False)
+    if not __salt__["mine.send"](name, mine_function="routeros.public_keys"):
+        return _result(name, "the mine did not take the public keys: is the master reachable?", result=False)
+    return _result(name, f"public keys sent: {', '.join(sorted(keys)) or 'none'}")
