@@ -1,8 +1,8 @@
 """What Docker on this host says, and the checks that it can carry MRVPN.
 
-Knows: the Engine's API on its socket, the compose plugin, daemon.json, the distributions' packages. Must not know:
-what runs in the containers, the description, the pillar. Reads go over the socket: two milliseconds each, where the
-client takes fifty.
+Knows: the Engine's API on its socket, the compose plugin, daemon.json. Must not know: how they are installed
+(mrvpn_engine), what runs in the containers, the description, the pillar. Reads go over the socket: two milliseconds
+each, where the client takes fifty.
 """
 
 import http.client
@@ -17,8 +17,6 @@ from pathlib import Path
 from salt.exceptions import CommandExecutionError
 
 PROJECT = "mrvpn"
-# where the distribution itself ships an Engine and Compose v2
-PACKAGES = {("Debian", 13): ["docker.io", "docker-compose"], ("Ubuntu", 24): ["docker.io", "docker-compose-v2"]}
 
 
 class _Connection(http.client.HTTPConnection):
@@ -112,28 +110,6 @@ def too_old(min_engine, min_compose):
         if _parts(have) < _parts(need):
             found.append(f"Docker {what} {have} is older than {need}")
     return found
-
-
-def install():
-    """
-    Installs Engine and Compose from the distribution's packages and returns pkg.install's changes.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mrvpn_docker.install
-    """
-    system = (__grains__["os"], int(__grains__["osmajorrelease"]))
-    packages = next(
-        (names for (name, release), names in PACKAGES.items() if name == system[0] and release <= system[1]), None
-    )
-    if packages is None:
-        raise CommandExecutionError(
-            f"no packages of Docker Compose v2 known for {system[0]} {system[1]}: "
-            "install Docker 20.10 and Compose 2.20 or newer"
-        )
-    return __salt__["pkg.install"](pkgs=packages, refresh=True)
 
 
 def containers(project=PROJECT):

@@ -10,21 +10,26 @@ def _result(name, comment, changes=None, result=True):
     return {"name": name, "changes": changes or {}, "result": result, "comment": comment}
 
 
-def engine(name, min_engine, min_compose, manage):
+def engine(name, min_engine, min_compose, manage, source="distribution"):
     """
-    Docker Engine and Compose answer and are new enough; installed from the distribution where missing and ``manage``
-    is true.
+    Docker Engine and Compose answer and are new enough; installed where missing and ``manage`` is true.
+
+    source
+        ``distribution``: the distribution's packages; ``vendor``: Docker's own repository
     """
     changes = {}
     try:
-        try:
-            __salt__["mrvpn_docker.compose_version"]()
-        except CommandExecutionError as error:
+        lacking = __salt__["mrvpn_engine.lacking"](min_compose)
+        if lacking:
+            told = "; ".join(lacking.values())
             if not manage:
-                return _result(name, f"{error} (docker.manage is false: MRVPN does not install it)", result=False)
+                comment = f"{told}: install it, or set docker.manage to true and MRVPN does"
+                return _result(name, comment, result=False)
+            how = __salt__["mrvpn_engine.plan"](sorted(lacking), source)
             if __opts__["test"]:
-                return _result(name, "Docker would be installed", {"packages": "installed"}, result=None)
-            changes = __salt__["mrvpn_docker.install"]()
+                changes = {package: {"old": "", "new": "installed"} for package in how["packages"]}
+                return _result(name, f"would be installed ({told})", changes, result=None)
+            changes = __salt__["mrvpn_engine.install"](sorted(lacking), source)
         old = __salt__["mrvpn_docker.too_old"](min_engine, min_compose)
     except CommandExecutionError as error:
         return _result(name, str(error), changes, result=False)

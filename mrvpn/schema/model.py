@@ -298,9 +298,10 @@ class Image(Model):
 
 
 class Docker(Model):
-    """`docker`: whether MRVPN looks after the engine's settings."""
+    """`docker`: whether MRVPN installs the engine and looks after its settings, and where it comes from."""
 
     manage: bool = True
+    source: Literal["distribution", "vendor"] = "distribution"
 
 
 class Oidc(Model):

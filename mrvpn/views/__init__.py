@@ -55,7 +55,12 @@ def view(
         "os": options.os if options else "linux",
         "notices": list(notices),
         "image": {"name": d.image.name or f"mrvpn:{__version__}", "source": d.image.source},
-        "docker": {"manage": d.docker.manage, "min_engine": "20.10", "min_compose": "2.20"},
+        "docker": {
+            "manage": d.docker.manage,
+            "source": d.docker.source,
+            "min_engine": "20.10",
+            "min_compose": "2.20",
+        },
         "mesh": {"ipv4": list(network.mesh4), "ipv6": list(network.mesh6)},
         "gateway": _gateway(network) if is_entry else None,
         "tunnels": {name: _tunnel(network, name, host, public_keys, secret) for name in names},

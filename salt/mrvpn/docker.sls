@@ -8,6 +8,7 @@ docker engine:
     - min_engine: "{{ view['docker']['min_engine'] }}"
     - min_compose: "{{ view['docker']['min_compose'] }}"
     - manage: {{ view['docker']['manage'] }}
+    - source: {{ view['docker'].get('source', 'distribution') }}
     - failhard: True
 
 /etc/docker/daemon.json:
