@@ -46,6 +46,18 @@ def guard(name):
     return _result(name, "; ".join([f"view {name} of {view['host']}", *view["notices"]]))
 
 
+def fits(name):
+    """
+    Fails where something on this host keeps the view from working, all of it at once; tells what a firewall here needs.
+    """
+    view = __pillar__["mrvpn"]
+    found = __salt__["mrvpn_preflight.problems"](view)
+    if found:
+        return _result(name, "\n".join(found), result=False)
+    firewalls = __salt__["mrvpn_preflight.firewalls"](view)
+    return {**_result(name, "nothing is in the way"), "warnings": firewalls}
+
+
 def sysctls(name, values):
     """
     Sets kernel parameters now and, in the file ``name``, for the next boot; those that this kernel refuses are told.

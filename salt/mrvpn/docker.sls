@@ -3,6 +3,10 @@
 include:
   - mrvpn.guard
 
+this host:
+  mrvpn.fits:
+    - failhard: True
+
 docker engine:
   mrvpn_docker.engine:
     - min_engine: "{{ view['docker']['min_engine'] }}"
