@@ -6,6 +6,7 @@ master -- entry (entrypoint), uk (exit)      one tunnel between them; no Docker:
 from __future__ import annotations
 
 import base64
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ class Site:
     master: Any
     minions: dict[str, Any]
     folder: Path
-    roots: Path  # mrvpn_root: one folder for both minions of this machine, a tunnel's folder each
+    roots: Path  # mrvpn_root: a folder of its own for each minion is mounted there, {id} below `own`
+    own: Path
 
     def run(self, *arguments: str) -> Any:
         return self.master.salt_run_cli(timeout=120).run(*arguments)
@@ -66,9 +68,25 @@ def site(salt_factories: FactoriesManager, tmp_path_factory: pytest.TempPathFact
     data.mkdir()
     master = salt_factories.salt_master_daemon("mrvpn-test-master", overrides=_master_options(network, secrets, data))
     with master.started():
-        minions = {name: master.salt_minion_daemon(name) for name in ("entry", "uk")}
+        names = ("entry", "uk")
+        minions = {name: master.salt_minion_daemon(name) for name in names}
+        for name, minion in minions.items():
+            minion.python_executable = _own_root(folder, name, roots)
         with minions["entry"].started(), minions["uk"].started():
-            yield Site(master, minions, folder, roots)
+            yield Site(master, minions, folder, roots, folder / "own")
+
+
+def _own_root(folder: Path, name: str, root: Path) -> str:
+    """A Python for one minion that sees a folder of its own at `root`, as on a host of its own."""
+    own, python = folder / "own" / name, folder / f"python-{name}"
+    own.mkdir(parents=True)
+    root.mkdir(exist_ok=True)
+    python.write_text(
+        "#!/bin/sh\n"
+        f'exec unshare --mount sh -c \'mount --bind {own} {root} && exec {sys.executable} "$@"\' python "$@"\n'
+    )
+    python.chmod(0o755)
+    return str(python)
 
 
 def _master_options(network: Path, secrets: Path, data: Path) -> dict[str, Any]:
@@ -107,7 +125,7 @@ def test_keys_are_made_everywhere_and_public_ones_travel(site: Site) -> None:
         ("uk", "wg_uk", "wg_tunnels/wg_uk/private.key"),
         ("entry", "wg-firezone", "firezone/private.key"),
     ):
-        private = base64.b64decode((site.roots / path).read_text())
+        private = base64.b64decode((site.own / host / path).read_text())
         public = X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
         publics[interface] = base64.b64encode(public).decode()
         told = site.salt(host, "mrvpn.public_keys", f"root={site.roots}").data
@@ -120,9 +138,9 @@ def test_keys_are_made_everywhere_and_public_ones_travel(site: Site) -> None:
     (far_ends,) = [state for name, state in answer.data.items() if name.endswith("_|-far_ends")]
     assert far_ends["result"] is True
     # again: keys stay
-    before = (site.roots / "firezone/private.key").read_text()
+    before = (site.own / "entry" / "firezone/private.key").read_text()
     assert site.run("state.orchestrate", "orch.keys").returncode == 0
-    assert (site.roots / "firezone/private.key").read_text() == before
+    assert (site.own / "entry" / "firezone/private.key").read_text() == before
 
 
 def test_fifty_events_become_two_runs_at_most(site: Site, event_listener: EventListener) -> None:
