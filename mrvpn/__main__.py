@@ -50,6 +50,15 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--country-database", type=Path, help="an mmdb file: tells what moves prefix by prefix")
     one.add_argument("--states", type=Path, help="the folder of the Salt states: tells what becomes of containers")
     one.set_defaults(run=lambda a: commands.plan(a.old, a.new, a.format, a.country_database, a.states))
+
+    one = sub.add_parser("import", help="writes a description from an MRVPN2 configuration; says what it left out")
+    one.add_argument("config", type=Path, help="MRVPN2's configuration file")
+    one.add_argument("--inventory", type=Path, help="Ansible's inventory, YAML")
+    one.add_argument("--output", type=Path, default=Path("network"), help="the folder to write (default: network)")
+    one.add_argument(
+        "--secrets", type=Path, default=Path("secrets.yaml"), help="the file of secrets to write, mode 0600"
+    )
+    one.set_defaults(run=lambda a: commands.import_(a.config, a.inventory, a.output, a.secrets))
     return top
 
 

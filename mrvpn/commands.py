@@ -6,6 +6,7 @@ Knows: how answers are shown. Must not know: arguments (__main__.py), how an ans
 from __future__ import annotations
 
 import json
+import secrets as tokens
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from mrvpn import compiler, render, topology, views
+from mrvpn import compiler, importer, render, topology, views
 from mrvpn import plan as plans
 from mrvpn.errors import Problem
 from mrvpn.plan import moves
@@ -91,6 +92,34 @@ def plan(old: Path, new: Path, form: str, database: Path | None, states: Path | 
         for line in plan_text.lines(found):
             console.print(line)
     return 2 if found.changed else 0
+
+
+def import_(config: Path, inventory: Path | None, output: Path, secrets: Path) -> int:
+    """Writes a description, its lock and its secrets; 1 when nothing was written, or what was written has errors."""
+    for there in (output, secrets):
+        if there.exists() and (not there.is_dir() or any(there.iterdir())):
+            _error(f"{there} is there already: it is not written over")
+            return 1
+    try:
+        texts = [path.read_text(encoding="utf-8") if path else None for path in (config, inventory)]
+        found = importer.import_config(texts[0] or "", texts[1])
+    except (OSError, UnicodeDecodeError, importer.NotImportable) as error:
+        _error(str(error))
+        return 1
+    output.mkdir(parents=True, exist_ok=True)
+    for name, text in found.files.items():
+        (output / name).write_text(text, encoding="utf-8")
+    values = {"psk_root": tokens.token_urlsafe(32), **found.secrets}
+    head = "# Secrets of the description. Not for git: for the master's /etc/salt/mrvpn/secrets.yaml, mode 0600.\n"
+    secrets.touch(mode=0o600, exist_ok=False)
+    secrets.write_text(head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(Text("written: ", "green") + Text(f"{output}/{{{','.join(found.files)}}} and {secrets} (0600)"))
+    for note in found.notes:
+        console.print(Text("look at: ", "yellow") + Text(note))
+    compiled = compiler.compile_path(output)
+    _tell(output, compiled)
+    return 1 if compiled.network is None else lock(output, check_only=False, prune=False)
 
 
 def _states() -> Path | None:

@@ -85,6 +85,10 @@ def _end(source: Source, d: Description, at: tuple[str, str], end: End) -> None:
         keys = [key for key in ("mikrotik_cleanup", "mikrotik_deploy", "table") if key in end.model_fields_set]
         message = f"{' and '.join(keys)} would be RouterOS' alone: write hosts.{host}.os: routeros, or take it out"
         source.problem(here, message, "routeros", warning=True)
+    if end.private is not None:
+        key = f"{d.mrvpn_root}/wg_tunnels/{name}/private.key"
+        message = f"has no meaning here: private keys are made on their host and stay there; put this one into {key}"
+        source.problem((*here, "private"), message, "no-meaning", warning=True)
     for key in ("private", "psk"):
         if isinstance(getattr(end, key), str):
             message = "is a secret in plain text: write {secret: NAME} and put it into the master's secrets"
