@@ -265,7 +265,7 @@ def reconcile(
     force
         also change what the session itself runs over, or what could not be taken back
     pings
-        addresses that must answer the router before the changes are kept
+        addresses of far ends: those that answered before the changes must answer before they are kept
     hooks
         ``{tunnel: {cleanup: [command], deploy: [command]}}``, run where something of the tunnel changes
     undo_after

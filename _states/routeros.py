@@ -30,11 +30,25 @@ def _reconciled(name, rows, done, **order):
     return _result(name, "\n".join([f"{done} by {found['writes']} writes", *told]), found["changes"])
 
 
-def managed(name, rows, owner=None, force=False, pings=(), hooks=None, undo_after=120):
+def _section(pillar, rows, paths):
+    """The section of the view that the pillar holds at `pillar` (`mrvpn:routeros`), or the rows that were handed in."""
+    section = {"rows": rows or {}, "pings": (), "hooks": {}, "unknown": []}
+    if pillar:
+        value = __pillar__
+        for key in pillar.split(":"):
+            value = value[key]
+        section = dict(value)
+    if paths:
+        section["rows"] = {path: section["rows"][path] for path in paths}
+    return section
+
+
+def managed(name, rows=None, pillar=None, owner=None, force=False, pings=(), hooks=None, undo_after=120):
     """
     Each path of ``rows`` holds exactly these rows of ours: missing ones are added, others changed in place, those of
     the owner that are not declared removed; rows of others are never touched. All paths in one transaction: kept when
-    the router lets us in anew, holds what was written and ``pings`` answer; taken back otherwise.
+    the router lets us in anew, holds what was written and the ``pings`` that answered before answer; taken back
+    otherwise.
 
     .. code-block:: yaml
 
@@ -47,28 +61,41 @@ def managed(name, rows, owner=None, force=False, pings=(), hooks=None, undo_afte
 
     rows
         ``{path: [row, ...]}``
+    pillar
+        instead of rows, pings and hooks: where the pillar holds them, ``mrvpn:routeros``; so no preshared key stands
+        in a rendered SLS
     owner
         what the comments of the rows begin with: ``mrvpn:``, or narrower ``mrvpn:wg_office:``
     force
         also change what the session itself runs over, or what could not be taken back
     pings
-        addresses that must answer the router before the changes are kept
+        addresses of far ends: those that answered before the changes must answer before they are kept
     hooks
         ``{tunnel: {cleanup: [command], deploy: [command]}}``, run where something of the tunnel changes
     undo_after
         before RouterOS 7.18: seconds until the router undoes by itself what was not confirmed
     """
-    return _reconciled(name, rows, "changed", owner=owner, force=force, pings=pings, hooks=hooks, undo_after=undo_after)
+    section = _section(pillar, rows, None)
+    if section["unknown"]:
+        far = ", ".join(section["unknown"])
+        told = f"public keys are not known yet ({far}): run `salt-run state.orchestrate orch.keys` on the master first"
+        return _result(name, told, result=False)
+    order = {"pings": pings or section["pings"], "hooks": hooks or section["hooks"]}
+    return _reconciled(name, section["rows"], "changed", owner=owner, force=force, undo_after=undo_after, **order)
 
 
-def present(name, rows, force=False, pings=()):
+def present(name, rows=None, pillar=None, paths=None, force=False):
     """
     The rows are there, with these fields; nothing is removed.
 
     rows
         ``{path: [row, ...]}``
+    pillar
+        instead of rows: where the pillar holds them, ``mrvpn:routeros``
+    paths
+        only these paths of it
     """
-    return _reconciled(name, rows, "changed", remove=False, force=force, pings=pings)
+    return _reconciled(name, _section(pillar, rows, paths)["rows"], "changed", remove=False, force=force)
 
 
 def absent(name, paths, force=False):

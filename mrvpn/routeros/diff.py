@@ -308,9 +308,9 @@ class _Menu:
         again: list[Change] = []
         anew: set[str] = set()
         while pending:
-            free = [item for item in pending if not self._blocked(item[1], state)]
-            if free:
-                pair, change = free[0]
+            free = next((item for item in pending if not self._blocked(item[1], state)), None)
+            if free is not None:
+                pair, change = free
                 state[change.id] = _after(change, state[change.id])
                 done.append(change)
             else:

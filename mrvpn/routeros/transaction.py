@@ -37,6 +37,10 @@ class Device(Protocol):
         """Another login beside this one."""
         ...
 
+    def close(self) -> None:
+        """Ends the session; the next call makes a new one."""
+        ...
+
     def feet(self) -> Feet:
         """Both addresses of the session."""
         ...
@@ -51,7 +55,7 @@ class Order:
     remove: bool = True
     force: bool = False
     test: bool = False
-    pings: tuple[str, ...] = ()  # addresses over the tunnels that must answer before the changes are kept
+    pings: tuple[str, ...] = ()  # far ends: those that answered before the changes must answer before they are kept
     hooks: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)  # tunnel -> {cleanup, deploy}
     undo_after: int = 120  # seconds until a router without safe mode undoes an apply that was not confirmed
 
@@ -109,6 +113,8 @@ class _Apply:
         self.actual: Rows = {}
         self.ids: dict[tuple[str, str], str] = {}
         self.writes = 0
+        self.alive: list[str] = []
+        self.silent: set[str] = set()
 
     def run(self) -> Outcome:
         self.actual = read(self.device, self.order.declared, self.at)
@@ -124,11 +130,16 @@ class _Apply:
             raise Refusal([f"{line}; it is refused without force" for line in feet])
         if self.order.test:
             return outcome
+        try:
+            self.alive = [address for address in self.order.pings if self._answers(self.device, address)]
+        except Trapped as error:
+            raise Refusal([f"/tool/ping: {error}: the router's user needs the policy test"]) from None
         if self.at >= SAFE_MODE:
             self._in_safe_mode(found.changes)
         else:
             self._with_undo(found.changes, outcome)
         outcome.writes = self.writes
+        outcome.notices += [f"{address} does not answer a ping from the router yet" for address in sorted(self.silent)]
         return outcome
 
     def _plan(self, actual: Rows) -> Plan:
@@ -161,7 +172,8 @@ class _Apply:
             try:
                 self.device.call("/safe-mode/release")
             except RouterError as error:
-                # kept or undone? The router knows
+                # kept or undone? The router knows, once the session that held safe mode is gone
+                self.device.close()
                 if not final or self._after_silence() or self._differs(self.order.declared):
                     raise Failed(f"safe mode could not be released: {error}; {self._taken_back(kept)}") from None
             kept += chunk
@@ -170,6 +182,7 @@ class _Apply:
         try:
             self.device.call("/safe-mode/unroll")
         except RouterError:
+            self.device.close()  # the end of the session that holds it undoes it, too
             self._after_silence()
 
     def _after_silence(self) -> str:
@@ -193,7 +206,7 @@ class _Apply:
         gone = lost(first)
         if gone and not self.order.force:
             raise Refusal([f"{line}; without safe mode (before 7.18) it is refused without force" for line in gone])
-        back = script(inverse(first, self.actual))
+        back = script(inverse(first, self.actual)) + self._cleanups(first)
         armed = self._arm(back, outcome)
         try:
             self._run_hooks(changes, "cleanup")
@@ -209,6 +222,14 @@ class _Apply:
             self._prove(self._nothing_left)
         except RouterError as error:
             raise Failed(f"{error}; what was proven before stays, apply again for the rest") from None
+
+    def _cleanups(self, changes: Sequence[Change]) -> str:
+        """The cleanup hooks of tunnels that are new, for what their deploy hooks did."""
+        new = {c.token.split(":")[1] for c in changes if isinstance(c, Add) and PATHS[c.path].keep}
+        commands = [
+            command for tunnel in sorted(new) for command in self.order.hooks.get(tunnel, {}).get("cleanup", ())
+        ]
+        return "".join(f"\n:do {{ {command} }} on-error={{}}" for command in commands)
 
     def _arm(self, back: str, outcome: Outcome) -> bool:
         """Puts the undo script into the scheduler; False where that is not allowed and `force` goes without."""
@@ -226,6 +247,8 @@ class _Apply:
                 raise Refusal([f"{why}: it is refused without force"]) from None
             outcome.notices.append(f"changed without a net: no undo script could be left on the router ({error})")
             return False
+        except Lost as error:
+            raise Failed(f"{error}; {self._undone(back, armed=True)}") from None
         self.writes += 1
         return True
 
@@ -358,13 +381,16 @@ class _Apply:
                     raise Trapped(f"{path} {token_of(row['comment'])}: the router says: {about}")
 
     def _ping(self, device: Device) -> None:
-        for address in self.order.pings:
-            while True:
-                rows = device.call("/tool/ping", {"address": address, "count": "1"})
-                if any(row.get("received", "0") != "0" for row in rows):
-                    break
+        for address in self.alive:
+            while not self._answers(device, address):
                 if not self.pause():
-                    raise Trapped(f"{address} does not answer a ping from the router")
+                    raise Trapped(f"{address} answered a ping from the router before the changes and does not now")
+        rest = [address for address in self.order.pings if address not in self.alive]
+        self.silent = {address for address in rest if not self._answers(device, address)}
+
+    def _answers(self, device: Device, address: str) -> bool:
+        rows = device.call("/tool/ping", {"address": address, "count": "1"})
+        return any(row.get("received", "0") != "0" for row in rows)
 
     def _differs(self, declared: Declared) -> bool:
         try:

@@ -21,7 +21,7 @@ from mrvpn.topology import (
     collapse,
     namespace,
 )
-from mrvpn.views import firezone, psk
+from mrvpn.views import firezone, psk, routeros
 from mrvpn.views.content import content_hash
 from mrvpn.views.settings import HOOK, RECURSOR_PORT, RECURSOR_UID, services, settings
 
@@ -30,7 +30,7 @@ Resolve = Callable[[str], str | None]  # name of a secret -> its value
 
 KEEPALIVE = 25
 # what `masked` hides, wherever it stands in a view
-SECRET_KEYS = frozenset({"preshared_key", "private_key", "password", "client_secret"})
+SECRET_KEYS = frozenset({"preshared_key", "preshared-key", "private_key", "password", "client_secret"})
 BRIDGE = "br-mrvpn"
 
 
@@ -82,6 +82,7 @@ def view(
         "lan": list(options.lan) if options else [],
     }
     firezone.extend(found, network, secret)
+    routeros.extend(found, network)
     return {"version": content_hash(found), **found}
 
 

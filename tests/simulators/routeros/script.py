@@ -64,19 +64,19 @@ class Script:
         for word in rest:
             name, equals, value = word.partition("=")
             if equals and not name.startswith("["):
-                arguments[name] = self._value(value, variables)
+                arguments[name] = self._value(value, variables, menu)
             elif word.startswith("!"):
                 arguments[word] = ""
             else:
-                arguments["numbers"] = self._value(word, variables)
+                arguments["numbers"] = self._value(word, variables, menu)
         if verb in ("remove", "set", "move", "disable", "enable") and "numbers" not in arguments:
             raise Trap("missing value(s) of argument(s) numbers")
         if arguments.get("numbers") == "":
             return  # [find] without a hit: the console does nothing
         self.run_command(menu, verb, arguments)
 
-    def _menu(self, words: list[str]) -> tuple[str, str, list[str]]:
-        path = ""
+    def _menu(self, words: list[str], here: str = "") -> tuple[str, str, list[str]]:
+        path = "" if words[0].startswith("/") else here
         for number, word in enumerate(words):
             parts = [part for part in word.split("/") if part]
             for depth, part in enumerate(parts):
@@ -89,7 +89,7 @@ class Script:
                     raise Trap(f"bad command name {part} (line 1 column 1)")
         raise Trap("bad command name (line 1 column 1)")
 
-    def _value(self, text: str, variables: dict[str, str]) -> str:
+    def _value(self, text: str, variables: dict[str, str], here: str = "") -> str:
         if text.startswith('"'):
             return unquote(text)
         if text.startswith("$"):
@@ -100,7 +100,7 @@ class Script:
             words = tokens(_inside(text, "[]"))
             if words[0] == ":error":
                 raise Trap(self._value(words[1], variables))
-            menu, verb, rest = self._menu(words)
+            menu, verb, rest = self._menu(words, here)
             if verb != "find":
                 raise Trap(f"bad command name {verb} (line 1 column 1)")
             conditions = [word.partition("=") for word in rest if word != "where"]
