@@ -5,6 +5,7 @@ Knows: the Engine's API on its socket, the compose plugin, daemon.json. Must not
 each, where the client takes fifty.
 """
 
+import hashlib
 import http.client
 import json
 import os
@@ -265,6 +266,74 @@ def build(name, context):
     """
     _docker("build", "--quiet", "--tag", name, "--file", f"{context}/image/Dockerfile", context)
     return True
+
+
+def _content(context):
+    """One hash over what an image is built from: paths and bytes, compiled Python left out."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(context).rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(f"{path.relative_to(context)}\0{path.stat().st_mode & 0o111:o}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _parts_of(name):
+    """What an image consists of, ``{package: version}`` and its sources' hash; nothing where there is no such image."""
+    found = _get(f"/images/{urllib.parse.quote(name, safe='/:')}/json")
+    if found is None:
+        return {}
+    command = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "dpkg-query", name, "--show"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    if done.returncode:
+        raise CommandExecutionError(f"{name}: dpkg-query: {done.stderr.strip()[-300:]}")
+    parts = dict(line.split("\t") for line in done.stdout.splitlines() if "\t" in line)
+    sources = ((found.get("Config") or {}).get("Labels") or {}).get("mrvpn.sources")
+    return parts | ({"MRVPN": sources[:16]} if sources else {})
+
+
+def rebuild(name, context, pull=True):
+    """
+    Builds the image anew from today's packages and returns what differs, ``{package: {"old", "new"}}``; where nothing
+    does the image of before stays, and with it every container.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.rebuild mrvpn:0.1.0 /opt/mrvpn/build
+    """
+    aside = f"{name}-next"
+    fresh = ["--pull"] if pull else []
+    label = f"mrvpn.sources={_content(context)}"
+    dockerfile = f"{context}/image/Dockerfile"
+    _docker("build", "--quiet", "--no-cache", *fresh, "--label", label, "--tag", aside, "--file", dockerfile, context)
+    old, new = _parts_of(name), _parts_of(aside)
+    changes = {
+        part: {"old": old.get(part, ""), "new": new.get(part, "")}
+        for part in sorted(old.keys() | new.keys())
+        if old.get(part) != new.get(part)
+    }
+    if changes:
+        _docker("tag", aside, name)
+    _docker("rmi", aside)
+    return changes
+
+
+def refresh(name):
+    """
+    Pulls an image again and returns ``{"image": {"old", "new"}}`` where its tag leads to another one now.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.refresh caddy:2
+    """
+    old = image(name)
+    pull(name)
+    new = image(name)
+    return {} if old == new else {"image": {"old": old, "new": new}}
 
 
 def exec_in(container, *command, timeout=60, env_file=None):

@@ -235,8 +235,8 @@ def _drops(view):
         if names:
             pair = ", ".join(names)
             yield (
-                f"the chain {chain['family']} {chain['table']} {chain['name']} drops what is forwarded: accept iifname and "
-                f"oifname {{ {pair} }} in it"
+                f"the chain {chain['family']} {chain['table']} {chain['name']} drops what is forwarded: accept iifname "
+                f"and oifname {{ {pair} }} in it"
             )
 
 

@@ -81,3 +81,24 @@ def image(name, source, context):
     except CommandExecutionError as error:
         return _result(name, str(error), result=False)
     return _result(name, f"made: {source}", changes)
+
+
+def rebuilt(name, source, context, pull=True):
+    """
+    The image ``name`` has today's packages: built anew aside, or pulled again; containers move only when it differs.
+
+    pull
+        whether the base image is asked for anew, too
+    """
+    try:
+        if source == "preloaded":
+            return _result(name, "it is loaded by hand (image.source is preloaded): load the newer one, then apply")
+        if __opts__["test"]:
+            return _result(name, "would be made anew; what differs is known then", {"image": source}, result=None)
+        if source == "pull":
+            changes = __salt__["mrvpn_docker.refresh"](name)
+        else:
+            changes = __salt__["mrvpn_docker.rebuild"](name, context, pull)
+    except CommandExecutionError as error:
+        return _result(name, str(error), result=False)
+    return _result(name, f"{len(changes)} parts differ" if changes else "nothing newer", changes)
