@@ -26,7 +26,8 @@ from ipt_server.core.rules import RuleSet
 from ipt_server.dns.filter import Filter
 from ipt_server.dns.recursor import wipe_caches
 from ipt_server.dns.server import Refused, VerdictServer
-from ipt_server.geo import mmdb
+from ipt_server.geo import DatabaseRefused, database
+from ipt_server.geo.database import Compiled
 from ipt_server.kernel import KernelProblem, events, routes
 from ipt_server.kernel.netlink import KernelRefused
 from ipt_server.kernel.state import Kernel
@@ -52,13 +53,19 @@ class Paths:
 
 
 def compile_rules(s: Settings, cache: Path) -> RuleSet:
-    """The rules of settings with their countries' ranges. Raises settings.Refused."""
+    """The rules of settings with their countries' ranges, worked out or as they were kept. Raises settings.Refused."""
     wanted = {country for rule in s.rules for country in rule.countries}
     try:
-        found = mmdb.cached(Path(s.country_database), wanted, cache) if wanted and s.country_database else {}
-    except mmdb.DatabaseRefused as error:
+        path = Path(s.country_database) if wanted and s.country_database else None
+        content = [(r.mark, r.exit is None, r.kind, r.weight, r.countries, r.prefixes) for r in s.rules]
+        kept = Compiled(cache, content, database.digest(path) if path else None)
+        if (intervals := kept.read()) is not None:
+            return RuleSet(s, {}, intervals)
+        rules = RuleSet(s, database.countries(path, wanted) if path else {})
+    except DatabaseRefused as error:
         raise settings.Refused([f"country_database: {error}"]) from None
-    return RuleSet(s, found)
+    kept.write(dict(rules.intervals))
+    return rules
 
 
 class Daemon:

@@ -1,15 +1,84 @@
 """Overlapping layers of ranges -> disjoint intervals, each with the mark of the best layer there.
 
-Knows: integers. Must not know: addresses' families, rules.
+Knows: integers and their packed form. Must not know: rules, where ranges come from.
 """
 
 from __future__ import annotations
 
+import bisect
 import heapq
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 Interval = tuple[int, int, int]  # first, last, mark
+SIZE = {4: 4, 6: 16}  # bytes of an address
+
+
+class Intervals:
+    """Disjoint intervals of one family in order, packed: first address, the one after the last (0: past the end), mark.
+
+    Hundreds of thousands of tuples would be a hundred megabytes; packed they are ten, and go to disk and kernel as they
+    are. Numbers of addresses are big-endian, marks in the machine's order.
+    """
+
+    def __init__(self, family: int, packed: bytes = b"") -> None:
+        self.family = family
+        self.packed = packed
+        self.stride = 2 * SIZE[family] + 4
+        self._starts: list[int] | None = None
+        if len(packed) % self.stride:
+            raise ValueError(f"{len(packed)} bytes are no whole number of intervals")
+
+    @classmethod
+    def of(cls, family: int, intervals: Iterable[Interval]) -> Intervals:
+        """The packed form of (first, last, mark) in order."""
+        size, top = SIZE[family], 1 << 8 * SIZE[family]
+        mark = struct.Struct("=I").pack
+        return cls(
+            family,
+            b"".join(
+                first.to_bytes(size, "big") + ((last + 1) % top).to_bytes(size, "big") + mark(m)
+                for first, last, m in intervals
+            ),
+        )
+
+    def __len__(self) -> int:
+        return len(self.packed) // self.stride
+
+    def __getitem__(self, number: int) -> Interval:
+        return next(iter(self.part(number, number + 1)._unpacked()))
+
+    def __iter__(self) -> Iterator[Interval]:
+        return self._unpacked()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Intervals) and (self.family, self.packed) == (other.family, other.packed)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _unpacked(self) -> Iterator[Interval]:
+        size = SIZE[self.family]
+        number, top = int.from_bytes, 1 << 8 * size
+        for first, end, mark in struct.iter_unpack(f"={size}s{size}sI", self.packed):
+            yield number(first, "big"), (number(end, "big") or top) - 1, mark
+
+    def part(self, start: int, stop: int) -> Intervals:
+        """Intervals number `start` up to, not with, `stop`."""
+        return Intervals(self.family, self.packed[start * self.stride : stop * self.stride])
+
+    def mark_of(self, address: int) -> int | None:
+        """The mark of the interval that holds an address, or None."""
+        if self._starts is None:
+            size = SIZE[self.family]
+            self._starts = [
+                int.from_bytes(first, "big") for (first,) in struct.iter_unpack(f"={size}s{size + 4}x", self.packed)
+            ]
+        at = bisect.bisect_right(self._starts, address) - 1
+        if at < 0:
+            return None
+        first, last, mark = self[at]
+        return mark if first <= address <= last else None
 
 
 def flatten(layers: Iterable[tuple[Any, int, Sequence[tuple[int, int]]]]) -> list[Interval]:
@@ -17,28 +86,37 @@ def flatten(layers: Iterable[tuple[Any, int, Sequence[tuple[int, int]]]]) -> lis
 
     A sweep over the ends of all ranges with a heap of the open ones: O(n log n) in the number of ranges.
     """
-    ranges = [(first, last, key, mark) for key, mark, found in layers for first, last in found]
-    ranges.sort(key=lambda r: r[0])
+    # keys become small integers first: comparing tuples is what a sweep over a whole world would spend its time on
+    known = list(layers)
+    rank = {key: number for number, key in enumerate(sorted({key for key, _, _ in known}))}
+    ranges = [(first, last, rank[key], mark) for key, mark, found in known for first, last in found]
+    ranges.sort()
     found: list[Interval] = []
-    heap: list[tuple[Any, int, int]] = []  # key, last, mark
-    position = 0
-    at = 0
-    while position < len(ranges) or heap:
+    heap: list[tuple[int, int, int]] = []  # rank, last, mark
+    push, pop, count = heapq.heappush, heapq.heappop, len(ranges)
+    position = at = upto = 0
+    start = end = before = -1  # the interval that is being grown: first, last, mark
+    while position < count or heap:
         if not heap:
             at = max(at, ranges[position][0])
-        while position < len(ranges) and ranges[position][0] <= at:
+        while position < count and ranges[position][0] <= at:
             _, last, key, mark = ranges[position]
-            heapq.heappush(heap, (key, last, mark))
+            push(heap, (key, last, mark))
             position += 1
         while heap and heap[0][1] < at:
-            heapq.heappop(heap)
+            pop(heap)
         if not heap:
             continue
-        _, last, mark = heap[0]
-        upto = min(last, ranges[position][0] - 1) if position < len(ranges) else last
-        if found and found[-1][2] == mark and found[-1][1] == at - 1:
-            found[-1] = (found[-1][0], upto, mark)
+        _, upto, mark = heap[0]
+        if position < count and ranges[position][0] <= upto:
+            upto = ranges[position][0] - 1
+        if mark == before and end == at - 1:
+            end = upto
         else:
-            found.append((at, upto, mark))
+            if before != -1:
+                found.append((start, end, before))
+            start, end, before = at, upto, mark
         at = upto + 1
+    if before != -1:
+        found.append((start, end, before))
     return found

@@ -6,11 +6,10 @@ Knows: rules, names, addresses, the one precedence. Must not know: the kernel, D
 
 from __future__ import annotations
 
-import bisect
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 
-from ipt_server.core.intervals import Interval, flatten
+from ipt_server.core.intervals import Intervals, flatten
 from ipt_server.core.names import NameIndex, TooManyRegexes
 from ipt_server.core.private import PRIVATE
 from ipt_server.settings import Exit, Refused, RuleSetting, Settings
@@ -23,7 +22,10 @@ Countries = Mapping[str, Mapping[int, Sequence[tuple[int, int]]]]  # code -> fam
 class RuleSet:
     """The compiled rules of one generation: look-ups by name and by address. Raises settings.Refused."""
 
-    def __init__(self, settings: Settings, countries: Countries) -> None:
+    def __init__(
+        self, settings: Settings, countries: Countries, intervals: Mapping[int, Intervals] | None = None
+    ) -> None:
+        """`intervals`: what these settings' rules of addresses came to before, in place of working it out again."""
         self.settings = settings
         self.rules = settings.rules
         self.position = {rule.mark: number for number, rule in enumerate(settings.rules)}
@@ -32,8 +34,7 @@ class RuleSet:
         self._names = NameIndex()
         self._compile_names()
         self.fallback = _fallback(settings)
-        self.intervals = {family: _intervals(settings, countries, family, self.fallback) for family in (4, 6)}
-        self._starts = {family: [first for first, _, _ in self.intervals[family]] for family in (4, 6)}
+        self.intervals = intervals or {f: _intervals(settings, countries, f, self.fallback) for f in (4, 6)}
 
     def _compile_names(self) -> None:
         problems = []
@@ -74,14 +75,8 @@ class RuleSet:
 
     def covering(self, address: Address) -> int:
         """The rule mark that the maps give an address; DEFAULT_RULE where none covers it."""
-        family = address.version
-        number = int(address)
-        at = bisect.bisect_right(self._starts[family], number) - 1
-        if at >= 0:
-            first, last, mark = self.intervals[family][at]
-            if first <= number <= last:
-                return mark
-        return marks.DEFAULT_RULE
+        mark = self.intervals[address.version].mark_of(int(address))
+        return marks.DEFAULT_RULE if mark is None else mark
 
     def beats(self, rule: RuleSetting, address: Address) -> bool:
         """Whether a domain rule wins over what covers the address."""
@@ -136,7 +131,7 @@ def _fallback(settings: Settings) -> RuleSetting | None:
     return last if last.kind == "default" and {"0.0.0.0/0", "::/0"} == set(last.prefixes) else None
 
 
-def _intervals(settings: Settings, countries: Countries, family: int, fallback: RuleSetting | None) -> list[Interval]:
+def _intervals(settings: Settings, countries: Countries, family: int, fallback: RuleSetting | None) -> Intervals:
     """Disjoint intervals of rule marks for one family: prefixes and countries, by the one precedence."""
     layers: list[tuple[precedence.Key, int, Sequence[tuple[int, int]]]] = []
     for number, rule in enumerate(settings.rules):
@@ -153,4 +148,4 @@ def _intervals(settings: Settings, countries: Countries, family: int, fallback: 
                     ranges = _public(ranges[0], family)  # a default names no private destination
                 key = precedence.key(rule.weight, rule.kind, network.prefixlen, number)
                 layers.append((key, rule.mark, ranges))
-    return flatten(layers)
+    return Intervals.of(family, flatten(layers))

@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Iterable, Sequence
 
-from ipt_server.core.intervals import Interval
+from ipt_server.core.intervals import SIZE, Intervals
 from ipt_server.kernel import KernelProblem
 
 NETLINK_NETFILTER = 12
@@ -47,52 +47,43 @@ def _message(kind: int, flags: int, sequence: int, family: int, resource: int, p
     return _HEADER.pack(20 + len(payload), kind, flags, sequence, 0) + _FAMILY.pack(family, 0, resource) + payload
 
 
-class _Layout:
-    """The fixed byte layouts of one family's elements: key, mark, interval end, timeout."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        key = 8 + size  # NFTA_SET_ELEM_KEY { NFTA_DATA_VALUE key }
-        self._start = struct.Struct(f"=HHHHHH{size}sHHHHI")
-        self._end = struct.Struct(f"=HHHHHH{size}sHH4s")
-        self._timed = struct.Struct(f"=HHHHHH{size}sHHHHIHH8s")
-        self._bare = struct.Struct(f"=HHHHHH{size}s")
-        self._key = (4 + key, _NESTED | 1, key, _NESTED | 1, 4 + size, 1)
-        self._data = (12, _NESTED | 2, 8, 1)
-
-    def _head(self, structure: struct.Struct) -> tuple[int, ...]:
-        return (structure.size, _NESTED | 1, self.size + 8, _NESTED | 1, self.size + 4, 1)
-
-    def start(self, key: int, mark: int) -> bytes:
-        return self._start.pack(*self._head(self._start), key.to_bytes(self.size, "big"), *self._data, mark)
-
-    def end(self, key: int) -> bytes:
-        flags = b"\0\0\0\1"  # NFT_SET_ELEM_INTERVAL_END
-        return self._end.pack(*self._head(self._end), key.to_bytes(self.size, "big"), 8, 3, flags)
-
-    def timed(self, key: int, mark: int, milliseconds: int) -> bytes:
-        timeout = milliseconds.to_bytes(8, "big")
-        return self._timed.pack(
-            *self._head(self._timed), key.to_bytes(self.size, "big"), *self._data, mark, 12, 4, timeout
-        )
-
-    def bare(self, key: int) -> bytes:
-        return self._bare.pack(*self._head(self._bare), key.to_bytes(self.size, "big"))
+def _value(kind: int, data: bytes) -> bytes:
+    """A key (1) or the data (2) of an element, as a plain value."""
+    return _attribute(_NESTED | kind, _attribute(1, data))
 
 
-_LAYOUT = {4: _Layout(4), 6: _Layout(16)}
-_BITS = {4: 32, 6: 128}
+def _element(*attributes: bytes) -> bytes:
+    return _attribute(_NESTED | 1, b"".join(attributes))
 
 
-def interval_records(intervals: Iterable[Interval], family: int) -> list[bytes]:
-    """The element records of disjoint intervals: each a start with its mark, and an end one past the last address."""
-    layout, top = _LAYOUT[family], 1 << _BITS[family]
-    records = []
-    for first, last, mark in intervals:
-        records.append(layout.start(first, mark))
-        if last + 1 < top:
-            records.append(layout.end(last + 1))
-    return records
+def _mark(mark: int) -> bytes:
+    return struct.pack("=I", mark)
+
+
+_INTERVAL_END = _attribute(3, b"\0\0\0\1")
+_JUMP = struct.pack("!i", -3)
+
+
+def interval_records(intervals: Intervals) -> tuple[bytes, int]:
+    """The element records of intervals and the size of one interval's: a start with its mark, the end past its last.
+
+    Packed columns are copied a byte of all intervals at a time, which takes milliseconds where packing each by itself
+    takes a second for a whole world. An interval that reaches the last address of its family has no end.
+    """
+    size, stride = SIZE[intervals.family], intervals.stride
+    start = _element(_value(1, bytes(size)), _value(2, bytes(4)))
+    end = _element(_value(1, bytes(size)), _INTERVAL_END)
+    record = len(start) + len(end)
+    out = bytearray((start + end) * len(intervals))
+    key = 12  # past the headers of element, key and value
+    places = [key + n for n in range(size)]  # first address, the one after the last, mark
+    places += [len(start) + key + n for n in range(size)]
+    places += [key + size + 8 + n for n in range(4)]
+    for column, place in enumerate(places):
+        out[place::record] = intervals.packed[column::stride]
+    if len(intervals) and not any(intervals.packed[-4 - size : -4]):
+        del out[-len(end) :]
+    return bytes(out), record
 
 
 class Batch:
@@ -107,27 +98,60 @@ class Batch:
         self._plan.append((_DELSETELEM, 0, self._table + _attribute(2, name.encode() + b"\0")))
         return self
 
-    def _elements(self, kind: int, name: str, records: Sequence[bytes], flags: int = 0) -> Batch:
+    def _add(self, kind: int, flags: int, name: str, body: bytes) -> None:
         head = self._table + _attribute(2, name.encode() + b"\0")
+        self._plan.append((kind, flags, head + _attribute(_NESTED | 3, body)))
+
+    def _elements(self, kind: int, name: str, records: Sequence[bytes], flags: int = 0) -> Batch:
         for at in range(0, len(records), _ELEMENTS_A_MESSAGE):
-            body = b"".join(records[at : at + _ELEMENTS_A_MESSAGE])
-            self._plan.append((kind, flags, head + _attribute(_NESTED | 3, body)))
+            self._add(kind, flags, name, b"".join(records[at : at + _ELEMENTS_A_MESSAGE]))
         return self
 
-    def replace_intervals(self, name: str, family: int, intervals: Sequence[Interval]) -> Batch:
+    def replace_intervals(self, name: str, intervals: Intervals) -> Batch:
         """Makes an interval map hold exactly these."""
-        return self.flush(name)._elements(_NEWSETELEM, name, interval_records(intervals, family), _F_CREATE)
+        self.flush(name)
+        records, size = interval_records(intervals)
+        step = _ELEMENTS_A_MESSAGE // 2 * size
+        for at in range(0, len(records), step):
+            self._add(_NEWSETELEM, _F_CREATE, name, records[at : at + step])
+        return self
+
+    def replace_jumps(self, name: str, family: int, jumps: Sequence[tuple[int, int, str]]) -> Batch:
+        """Makes an interval map of verdicts hold exactly (first, last, chain to jump to)."""
+        size = SIZE[family]
+        records = []
+        for first, last, chain in jumps:
+            verdict = _attribute(1, _JUMP) + _attribute(2, chain.encode() + b"\0")
+            data = _attribute(_NESTED | 2, _attribute(_NESTED | 2, verdict))
+            records.append(_element(_value(1, first.to_bytes(size, "big")), data))
+            if last + 1 < 1 << 8 * size:
+                records.append(_element(_value(1, (last + 1).to_bytes(size, "big")), _INTERVAL_END))
+        return self.flush(name)._elements(_NEWSETELEM, name, records, _F_CREATE)
+
+    def replace_marks(self, name: str, pairs: Iterable[tuple[int, int]]) -> Batch:
+        """Makes a map hold exactly these (mark, mark)."""
+        records = [_element(_value(1, _mark(key)), _value(2, _mark(mark))) for key, mark in pairs]
+        return self.flush(name)._elements(_NEWSETELEM, name, records, _F_CREATE)
+
+    def replace_pairs(self, name: str, pairs: Iterable[tuple[int, str]]) -> Batch:
+        """Makes a set hold exactly these (mark, interface)."""
+        records = [_element(_value(1, _mark(mark) + interface.encode().ljust(16, b"\0"))) for mark, interface in pairs]
+        return self.flush(name)._elements(_NEWSETELEM, name, records, _F_CREATE)
 
     def set_timed(self, name: str, family: int, elements: Sequence[tuple[int, int, float]]) -> Batch:
         """Adds (address, mark, seconds) elements to a map with timeouts; one that is there already fails the batch."""
-        layout = _LAYOUT[family]
-        records = [layout.timed(key, mark, max(1, int(seconds * 1000))) for key, mark, seconds in elements]
+        size = SIZE[family]
+        records = []
+        for key, mark, seconds in elements:
+            timeout = _attribute(4, max(1, int(seconds * 1000)).to_bytes(8, "big"))
+            records.append(_element(_value(1, key.to_bytes(size, "big")), _value(2, _mark(mark)), timeout))
         # without EXCL an element of the same mark would be left as it is, with what is left of its life
         return self._elements(_NEWSETELEM, name, records, _F_CREATE | _F_EXCL)
 
     def delete(self, name: str, family: int, keys: Sequence[int]) -> Batch:
         """Deletes elements; one that is not there fails the batch."""
-        return self._elements(_DELSETELEM, name, [_LAYOUT[family].bare(key) for key in keys])
+        records = [_element(_value(1, key.to_bytes(SIZE[family], "big"))) for key in keys]
+        return self._elements(_DELSETELEM, name, records)
 
     def data(self, before: int = 0) -> tuple[bytes, int]:
         """The bytes of the batch and its number of messages, counted from `before` + 1; the last asks for an answer."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 from ipt_server.core.private import PRIVATE
 from ipt_server.settings import Settings
 from mrvpn import marks
 
 TABLE = "mrvpn"
+LARGE = 20_000  # intervals; the kernel's dump of a map, which every nft command asks for, is quadratic in its size
+SHARDS = 64
+ONE_MAP = {4: 1, 6: 1}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 _KEY = {4: "ip", 6: "ip6"}
 _OSPF = 89
@@ -73,40 +76,63 @@ def sets(s: Settings) -> list[tuple[str, str, str]]:
     return found
 
 
-def table(s: Settings) -> str:
-    """The whole table, new and closed, for `nft -f -`."""
+def shards(intervals: int) -> int:
+    """Into how many maps so many intervals go: one, or SHARDS of equal size behind a map of verdicts."""
+    return 1 if intervals <= LARGE else SHARDS
+
+
+def geo(family: int, number: int, count: int) -> str:
+    """The name of shard `number` of `count`: of the map and of the chain that looks into it."""
+    return f"geo{family}" if count == 1 else f"geo{family}_{number:02}"
+
+
+def table(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
+    """The whole table, new and closed, for `nft -f -`; `counts`: shards by family."""
     lines = [f"table inet {TABLE}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
-    lines.append(f' comment "{structure(s)}"')
+    lines.append(f' comment "{structure(s, counts)}"')
     for name in COUNTERS:
         lines.append(f" counter {name} {{ }}")
     for _, declaration, elements in sets(s):
         lines.append(f" {declaration}{_elements(elements)} }}")
     for family in (4, 6):
         kind = _TYPE[family]
-        lines.append(f" map geo{family} {{ type {kind} : mark; flags interval; }}")
+        for number in range(counts[family]):
+            name = geo(family, number, counts[family])
+            lines.append(f" map {name} {{ type {kind} : mark; flags interval; }}")
+            if counts[family] > 1:
+                lines.append(f" chain {name} {{ meta mark set {_KEY[family]} daddr map @{name}; }}")
+        if counts[family] > 1:
+            lines.append(f" map shard{family} {{ type {kind} : verdict; flags interval; }}")
         lines.append(f" map learned{family} {{ type {kind} : mark; flags timeout; size {2 * s.learned_max}; }}")
         private = ", ".join(PRIVATE[family])
         lines.append(f" set private{family} {{ type {kind}; flags interval; elements = {{ {private} }}; }}")
     lines += [
         " map exit_of { type mark : mark; }",
         " set pair { typeof meta mark . meta oifname; }",
-        *_chains(s),
+        *_chains(s, counts),
         "}",
         "",
     ]
     return "\n".join(lines)
 
 
-def structure(s: Settings) -> str:
+def structure(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
     """What tells one form of the table from another: a table that carries the same can be kept and only filled anew."""
-    form = [*_chains(s), *(declaration for _, declaration, _ in sets(s)), str(PRIVATE), str(s.learned_max)]
+    form = [*_chains(s, counts), *(declaration for _, declaration, _ in sets(s)), str(PRIVATE), str(s.learned_max)]
     return "form " + hashlib.sha256("\n".join(form).encode()).hexdigest()[:16]
 
 
 COUNTERS = ("no_exit", "private", "wrong_way", "hairpinned", "input_refused", "hook_refused", "unnamed")
 
 
-def _chains(s: Settings) -> list[str]:
+def _geo(family: int, count: int) -> str:
+    """The rule that looks an address up in the interval maps."""
+    if count == 1:
+        return f"  meta mark 0 meta mark set {_KEY[family]} daddr map @geo{family}"
+    return f"  meta mark 0 {_KEY[family]} daddr vmap @shard{family}"
+
+
+def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
     default = s.exits[0].mark
     hook = f"{s.hook.port}-{s.hook.port + s.hook.ports - 1}"
     return [
@@ -124,7 +150,7 @@ def _chains(s: Settings) -> list[str]:
         *[f"  {_KEY[f]} daddr @own{f} meta mark set {marks.MESH:#x} goto save" for f in (4, 6)],
         *[f"  {_KEY[f]} daddr @mesh{f} meta mark set {marks.MESH:#x} goto save" for f in (4, 6)],
         *[f"  meta mark set {_KEY[f]} daddr map @learned{f}" for f in (4, 6)],
-        *[f"  meta mark 0 meta mark set {_KEY[f]} daddr map @geo{f}" for f in (4, 6)],
+        *[_geo(f, counts[f]) for f in (4, 6)],
         *[
             f"  meta mark 0 {_KEY[f]} daddr @private{f} counter name private reject with icmpx admin-prohibited"
             for f in (4, 6)
@@ -184,16 +210,4 @@ def update(s: Settings) -> str:
         lines.append(f"flush {kind} inet {TABLE} {name}")
         if elements:
             lines.append(f"add element inet {TABLE} {name} {{ {elements} }}")
-    return "\n".join([*lines, ""])
-
-
-def opening(pairs: Sequence[tuple[int, str]], exit_of: Sequence[tuple[int, int]]) -> str:
-    """The text that lets traffic pass: which exit each rule mark leads to, and by which interface each exit leaves."""
-    lines = [f"flush map inet {TABLE} exit_of", f"flush set inet {TABLE} pair"]
-    if exit_of:
-        lines.append(f"add element inet {TABLE} exit_of {{ {', '.join(f'{r:#x} : {e:#x}' for r, e in exit_of)} }}")
-    if pairs:
-        lines.append(
-            f"add element inet {TABLE} pair {{ {', '.join(f'{m:#x} . {chr(34)}{i}{chr(34)}' for m, i in pairs)} }}"
-        )
     return "\n".join([*lines, ""])

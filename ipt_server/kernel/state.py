@@ -6,13 +6,14 @@ Knows: skeleton, elements, rules and routes, in which order. Must not know: DNS,
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import logging
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ipt_server.core.intervals import Interval
+from ipt_server.core.intervals import Intervals
 from ipt_server.core.learned import Address, Change
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import KernelProblem, routes, skeleton
@@ -52,40 +53,46 @@ class Kernel:
 
     def __init__(self) -> None:
         self._socket = Socket()
-        self._intervals: dict[int, Sequence[Interval]] = {}
         self._default: str | None = None
+        self._small: str | None = None  # the small sets' elements that are in force
 
     def apply(self, rules: RuleSet, learned: Iterable[tuple[Address, int, float]]) -> bool:
         """Makes the kernel what the rules say, keeping a standing table of the same form; returns whether it was kept.
 
-        `learned`: (address, mark, seconds left). A new table stays closed until everything else is there.
+        `learned`: (address, mark, seconds left). A new table stays closed until the one batch that fills every map and
+        opens it: a rule's mark means something else in another generation, so that maps and `exit_of` change together.
         """
         s = rules.settings
-        kept = standing_form() == skeleton.structure(s)
+        counts = {family: skeleton.shards(len(rules.intervals[family])) for family in (4, 6)}
+        kept = standing_form() == skeleton.structure(s, counts)
         if not kept:
-            nft(skeleton.table(s))
+            nft(skeleton.table(s, counts))
         routes.apply_rules(s)
         routes.apply_tables(s)
-        if kept:
+        if kept and self._small != skeleton.update(s):
             nft(skeleton.update(s))
+        self._small = skeleton.update(s)
         batch = Batch(skeleton.TABLE)
         elements = list(learned)
         for family in (4, 6):
-            batch.replace_intervals(f"geo{family}", family, rules.intervals[family])
+            _fill(batch, rules.intervals[family], counts[family])
             own = [(int(a), mark, seconds) for a, mark, seconds in elements if a.version == family]
             batch.flush(f"learned{family}").set_timed(f"learned{family}", family, own)
-        self._socket.send(batch)
-        self.open(rules)
+        self._socket.send(self._opening(batch, rules))
         return kept
 
     def open(self, rules: RuleSet) -> None:
-        """Lets traffic pass by its exits: `exit_of` and `pair` in one transaction."""
+        """Lets traffic pass by its exits: `exit_of` and `pair` in one batch."""
+        self._socket.send(self._opening(Batch(skeleton.TABLE), rules))
+
+    def _opening(self, batch: Batch, rules: RuleSet) -> Batch:
         s = rules.settings
         self._default = routes.default_interface()
         pairs = [(e.mark, e.interface or self._default) for e in s.exits]
         exit_of = [(rule.mark, rules.exit_of(rule.mark).mark) for rule in rules.rules]
-        exit_of.append((marks.DEFAULT_RULE, s.exits[0].mark))
-        nft(skeleton.opening([(mark, name) for mark, name in pairs if name], exit_of))
+        exit_of.append((marks.DEFAULT_RULE, rules.exit_of(marks.DEFAULT_RULE).mark))
+        batch.replace_marks("exit_of", exit_of)
+        return batch.replace_pairs("pair", [(mark, name) for mark, name in pairs if name])
 
     def links_changed(self, rules: RuleSet) -> int:
         """Puts back what an interface took with it; returns the number of changes."""
@@ -141,6 +148,19 @@ class Kernel:
     def close(self) -> None:
         """Lets go of the kernel; what is in force stays."""
         self._socket.close()
+
+
+def _fill(batch: Batch, intervals: Intervals, count: int) -> None:
+    """Puts intervals into the maps of their family: one, or shards of equal size and the verdicts that lead there."""
+    family, jumps = intervals.family, []
+    bounds = [number * len(intervals) // count for number in range(count + 1)]
+    for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
+        name = skeleton.geo(family, number, count)
+        batch.replace_intervals(name, intervals.part(start, stop))
+        if count > 1:
+            jumps.append((intervals[start][0], intervals[stop - 1][1], name))
+    if count > 1:
+        batch.replace_jumps(f"shard{family}", family, jumps)
 
 
 def _learning(changes: Sequence[Change]) -> Batch:

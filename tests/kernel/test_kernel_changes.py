@@ -12,8 +12,10 @@ import kernel_rig
 import pytest
 from kernel_rig import CLIENT, Rig, until
 
+from ipt_server.core.intervals import Intervals
 from ipt_server.core.learned import Change
 from ipt_server.core.rules import RuleSet
+from ipt_server.kernel import skeleton
 from ipt_server.kernel.netlink import Batch, KernelRefused
 from ipt_server.kernel.state import Kernel
 from mrvpn import marks
@@ -28,12 +30,14 @@ RANGES = {
 }
 
 
-def rules(rig: Rig, extra: int = 0) -> RuleSet:
-    """Two countries by two exits, and `extra` prefixes so that every generation differs."""
+def rules(rig: Rig, extra: int = 0, swap: bool = False) -> RuleSet:
+    """Two countries by two exits and `extra` prefixes, so that generations differ; `swap`: in the other order."""
     found = [
         {"id": "uk", "mark": marks.rule_mark(0), "exit": "wg_uk", "kind": "country", "countries": ["GB"]},
         {"id": "us", "mark": marks.rule_mark(1), "exit": "wg_us", "kind": "country", "countries": ["US"]},
     ]
+    if swap:
+        found = [{**one, "mark": marks.rule_mark(number)} for number, one in enumerate(reversed(found))]
     if extra:
         prefixes = [f"5.{number // 250}.{number % 250}.0/25" for number in range(extra)]
         found.append({"id": "x", "mark": marks.rule_mark(2), "exit": "wg_us", "kind": "prefix", "prefixes": prefixes})
@@ -225,7 +229,7 @@ def test_a_refused_batch_changes_nothing(rig: Rig, kernel: Kernel) -> None:
         with pytest.raises(KernelRefused):
             s.send(Batch("mrvpn").flush("learned4").set_timed("learned4", 4, good).delete("learned4", 4, [1]))
         with pytest.raises(KernelRefused):
-            s.send(Batch("mrvpn").replace_intervals("geo4", 4, [(0, 5, 1)]).flush("no_such_map"))
+            s.send(Batch("mrvpn").replace_intervals("geo4", Intervals.of(4, [(0, 5, 1)])).flush("no_such_map"))
         s.close()
     assert {a for a, _, _ in kernel.standing_learned()} == {a for a, _, _ in before}
     assert rig.exit_of(f"{UK}.7") == "wg_uk"
@@ -240,3 +244,61 @@ def test_a_flow_that_never_idles_keeps_its_exit_through_replacement(rig: Rig, ke
             kernel.apply(rules(rig, extra=generation * 10), [])
             time.sleep(0)
     assert rig.answerers["wg_us"].seen[CLIENT[4], f"{UK}.40"] == 0
+
+
+def test_rules_that_change_places_under_traffic_mislead_no_packet(rig: Rig, kernel: Kernel, traffic: Traffic) -> None:
+    """Rule marks go by place: after a change of places each mark means the other exit."""
+    for generation in range(24):
+        before = traffic.arrived
+        kernel.apply(rules(rig, swap=bool(generation % 2)), [])
+        until("traffic goes on", lambda before=before: traffic.arrived > before + 20)
+    traffic.stop()
+    until("what was sent has arrived", lambda: traffic.arrived + traffic.wrong >= traffic.sent)
+    assert (traffic.wrong, traffic.arrived) == (0, traffic.sent)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_large_map_is_many_maps_and_says_the_same(rig: Rig, kernel: Kernel, family: int) -> None:
+    """As many intervals as a world has: every shard's first and last address, and both ends of the family."""
+    top = (1 << (32 if family == 4 else 128)) - 1
+    base, grain = {4: (0x0B000000, 1 << 8), 6: (0x2400 << 112, 1 << 80)}[family]
+    spans = [(base + number * grain, base + number * grain + grain // 2) for number in range(skeleton.LARGE + 1)]
+    plain = [(first, last, marks.rule_mark(number % 2)) for number, (first, last) in enumerate(spans)]
+    plain.append((top, top, marks.rule_mark(1)))
+    compiled = rules(rig)
+    intervals = {**compiled.intervals, family: Intervals.of(family, plain)}
+    large = RuleSet(compiled.settings, {}, intervals)
+    assert kernel.apply(large, []) is False and kernel.apply(large, []) is True
+    kind = ipaddress.IPv4Address if family == 4 else ipaddress.IPv6Address
+    size = len(plain) / skeleton.SHARDS
+    for number in (0, 1, int(size) - 1, int(size), int(size) + 1, int(9 * size), skeleton.LARGE - 1, skeleton.LARGE):
+        first, last, mark = plain[number]
+        right = "wg_uk" if mark == marks.rule_mark(0) else "wg_us"
+        for address in (first, last):
+            assert rig.exit_of(str(kind(address))) == right, kind(address)
+        assert rig.exit_of(str(kind(last + 1))) == "eth0"
+    # one element more: the shards are cut anew, in one batch
+    assert kernel.apply(RuleSet(compiled.settings, {}, {**intervals, family: Intervals.of(family, plain[1:])}), [])
+    assert rig.exit_of(str(kind(plain[0][0]))) == "eth0" and rig.exit_of(str(kind(plain[1][0]))) == "wg_us"
+    assert kernel.apply(compiled, []) is False
+    assert rig.exit_of({4: f"{UK}.7", 6: "2a00:1450::77"}[family]) == "wg_uk"
+
+
+def test_the_last_address_of_a_family_ends_its_map(rig: Rig, kernel: Kernel) -> None:
+    compiled = rules(rig)
+    whole = {4: (1 << 32) - 1, 6: (1 << 128) - 1}
+    intervals = {f: Intervals.of(f, [(1 << 24, whole[f], marks.rule_mark(0))]) for f in (4, 6)}
+    kernel.apply(RuleSet(compiled.settings, {}, intervals), [])
+    assert "255.255.255.255 :" in rig.gateway.run("nft", "list", "map", "inet", "mrvpn", "geo4")
+    assert [rig.exit_of(a) for a in ("9.9.9.9", "2620:fe::9")] == ["wg_uk", "wg_uk"]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_rule_for_all_the_rest_is_the_default(rig: Rig, kernel: Kernel, family: int) -> None:
+    rest = {"id": "rest", "mark": marks.rule_mark(3), "exit": "wg_us", "kind": "default",
+            "prefixes": ["0.0.0.0/0", "::/0"]}  # fmt: skip
+    uk = {"id": "uk", "mark": marks.rule_mark(0), "exit": "wg_uk", "kind": "country", "countries": ["GB"]}
+    kernel.apply(RuleSet(rig.settings(uk, rest, country_database="/nowhere.mmdb"), RANGES), [])
+    assert rig.exit_of({4: "9.9.9.9", 6: "2620:fe::9"}[family]) == "wg_us"
+    assert rig.exit_of({4: f"{UK}.7", 6: "2a00:1450::77"}[family]) == "wg_uk"
+    assert rig.nowhere({4: "192.168.7.7", 6: "fd00::7"}[family]), "a default names no private destination"
