@@ -1,4 +1,4 @@
-"""`ipt-server`: run | check -c FILE | compile -c FILE | explain [-c FILE] DEST | status | reload | learned.
+"""`ipt-server`: run | check | compile | explain | status | reload | learned | flows | flush | events.
 
 Knows: arguments, exit codes, how answers look. Must not know: how they come about.
 """
@@ -20,7 +20,7 @@ from typing import Any
 from ipt_server import settings
 from ipt_server.control import client
 from ipt_server.core.rules import RuleSet
-from ipt_server.kernel import KernelProblem
+from ipt_server.kernel import KernelProblem, skeleton
 
 CONTROL = Path("/run/ipt-server/control.sock")
 
@@ -37,10 +37,16 @@ def main(argv: list[str] | None = None) -> int:
             case "explain" if options.config:
                 return _offline(options)
             case "explain":
-                target = "/explain?" + urllib.parse.urlencode({"destination": options.destination})
-                return _ask(options, "GET", target)
+                return _ask(options, "GET", "/explain", destination=options.destination, client=options.client)
             case "reload":
                 return _ask(options, "POST", "/reload")
+            case "flows":
+                return _ask(options, "GET", "/flows", exit=options.exit, client=options.client)
+            case "flush":
+                asked = {"destination": options.destination, "exit": options.exit}
+                return _ask(options, "POST", "/flush", what=options.what, **asked)
+            case "events":
+                return _ask(options, "GET", "/events", since=str(options.since), wait=str(options.wait))
             case verb:
                 return _ask(options, "GET", f"/{verb}")
     except settings.Refused as error:
@@ -69,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         ("status", "what runs"),
         ("reload", "put the settings on disk in force, all or nothing"),
         ("learned", "the learned addresses"),
+        ("flows", "the connections that run, by exit"),
+        ("flush", "forget learned addresses, or end connections"),
+        ("events", "what happened since event number --since"),
     ):
         verb = verbs.add_parser(name, help=text)
         verb.add_argument("--json", action="store_true", help="print JSON")
@@ -78,6 +87,20 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("-c", "--config", type=Path, required=name != "explain", help="a settings file")
         if name == "explain":
             verb.add_argument("destination", help="an address or a name")
+            verb.add_argument("addresses", nargs="*", help="offline: addresses that an answer has for the name")
+            verb.add_argument("--client", help="only this client's connections")
+        if name == "compile":
+            verb.add_argument("--format", choices=("json", "nft"), default="json")
+        if name == "flush":
+            verb.add_argument("what", choices=("learned", "flows"))
+            verb.add_argument("destination", nargs="?", help="an address, or a name that was learned")
+        if name in ("flows", "flush"):
+            verb.add_argument("--exit", help="only this exit's connections")
+        if name == "flows":
+            verb.add_argument("--client", help="only this client's connections")
+        if name == "events":
+            verb.add_argument("--since", type=int, default=0)
+            verb.add_argument("--wait", type=float, default=0, help="seconds to wait for the first")
     return parser
 
 
@@ -99,18 +122,25 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _offline(options: argparse.Namespace) -> int:
-    from ipt_server.daemon import compile_rules, explain
+    from ipt_server import inquiry
+    from ipt_server.daemon import compile_rules
 
     with tempfile.TemporaryDirectory() as cache:
         rules = compile_rules(settings.load(options.config), Path(cache))
     if options.verb == "check":
         answer: Any = {"version": rules.settings.version, "rules": len(rules.rules)}
     elif options.verb == "compile":
-        answer = {f"geo{family}": _readable(rules, family) for family in (4, 6)}
-        print(json.dumps(answer))
+        if options.format == "nft":
+            print(skeleton.text(rules), end="")
+        else:
+            print(json.dumps({f"geo{family}": _readable(rules, family) for family in (4, 6)}))
         return 0
     else:
-        answer = explain(options.destination, rules)
+        try:
+            answer = inquiry.offline(options.destination, rules, options.addresses)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
     _show(answer, options.json)
     return 0
 
@@ -122,7 +152,9 @@ def _readable(rules: RuleSet, family: int) -> list[list[str]]:
     ]
 
 
-def _ask(options: argparse.Namespace, method: str, target: str) -> int:
+def _ask(options: argparse.Namespace, method: str, path: str, **query: str | None) -> int:
+    given = {key: value for key, value in query.items() if value is not None}
+    target = f"{path}?{urllib.parse.urlencode(given)}" if given else path
     status, answer = client.request(options.control, method, target)
     _show(answer, options.json)
     return 0 if status == 200 else 1

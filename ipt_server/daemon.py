@@ -13,29 +13,37 @@ import ipaddress
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ipt_server import memory, settings
+from ipt_server import inquiry, memory, settings
 from ipt_server.control.server import Control
 from ipt_server.core.answers import Answer, Judgement, judge
+from ipt_server.core.failover import exit_of, stand_in
+from ipt_server.core.health import ExitHealth
 from ipt_server.core.learned import Address, Change, Entry, Full, Learned
 from ipt_server.core.rules import RuleSet
 from ipt_server.dns.filter import Filter
 from ipt_server.dns.recursor import wipe_caches
 from ipt_server.dns.server import Refused, VerdictServer
-from ipt_server.geo import DatabaseRefused, database
+from ipt_server.geo import DatabaseRefused, database, refresh
 from ipt_server.geo.database import Compiled
+from ipt_server.geo.refresh import Refresher
+from ipt_server.happenings import Events
+from ipt_server.health.monitor import Monitor
 from ipt_server.kernel import KernelProblem, events, routes
+from ipt_server.kernel.conntrack import Conntrack, Flow
 from ipt_server.kernel.netlink import KernelRefused
-from ipt_server.kernel.state import Kernel
-from ipt_server.settings import RuleSetting, Settings
+from ipt_server.kernel.state import Kernel, stands
+from ipt_server.metrics import Metrics
+from ipt_server.settings import Exit, RuleSetting, Settings
 
 log = logging.getLogger(__name__)
 INHERITED_MAX = 50_000
 LOOK_EVERY = 5.0  # links are looked at on every event; this is for an event that never came
+LOOK_AFTER = 0.02
 
 
 @dataclass(frozen=True)
@@ -52,11 +60,14 @@ class Paths:
         return self.live if self.live.exists() else self.mounted
 
 
-def compile_rules(s: Settings, cache: Path) -> RuleSet:
-    """The rules of settings with their countries' ranges, worked out or as they were kept. Raises settings.Refused."""
+def compile_rules(s: Settings, cache: Path, source: Path | None = None) -> RuleSet:
+    """The rules of settings with their countries' ranges, worked out or as they were kept. Raises settings.Refused.
+
+    `source`: the country database to use in place of the one that the settings name.
+    """
     wanted = {country for rule in s.rules for country in rule.countries}
     try:
-        path = Path(s.country_database) if wanted and s.country_database else None
+        path = (source or Path(s.country_database)) if wanted and s.country_database else None
         content = [(r.mark, r.exit is None, r.kind, r.weight, r.countries, r.prefixes) for r in s.rules]
         kept = Compiled(cache, content, database.digest(path) if path else None)
         if (intervals := kept.read()) is not None:
@@ -87,18 +98,26 @@ class Daemon:
         self._dirty = False
         self.started = clock()
         self.problems: list[str] = []
+        self.events = Events()
+        self.monitor = Monitor(clock, self._health_changed)
+        self.metrics = Metrics(self)
+        self.refresher = Refresher(paths.state, lambda: self.rules.settings, self.refreshed, self.events)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._looking = False
 
     # --- generations
 
     async def start(self) -> None:
         """Adopts what the kernel has and brings it to the settings; raises settings.Refused."""
         s = settings.load(self.paths.settings())
-        rules = await asyncio.to_thread(compile_rules, s, self.paths.state)
+        rules = await self._compile(s)
         self.learned = Learned(s.learned_max, s.hook.tries, s.hook.timeout_ms)
         self.learned.replace(self._remembered().items())
         self._take(rules)
         kept = await asyncio.to_thread(self.kernel.apply, rules, self._elements())
         self.generation = 1
+        self.monitor.watch(s)
+        await self._look()
         self._write_filter()
         self.server = VerdictServer(s.hook, self)
         self.server.start()
@@ -140,6 +159,13 @@ class Daemon:
         for name in self.inherited:
             self.filter.add(name)
 
+    def database_in_force(self) -> Path | None:
+        """The country database that the rules were made of."""
+        return refresh.in_force(self.rules.settings, self.paths.state)
+
+    async def _compile(self, s: Settings) -> RuleSet:
+        return await asyncio.to_thread(compile_rules, s, self.paths.state, refresh.in_force(s, self.paths.state))
+
     async def reload(self) -> dict[str, Any]:
         """Puts the settings on disk in force, or answers with every problem and leaves the old generation as it is."""
         async with self._reloading:
@@ -147,27 +173,103 @@ class Daemon:
                 s = settings.load(self.paths.settings())
                 if s == self.rules.settings:
                     return self._result("unchanged")
-                rules = await asyncio.to_thread(compile_rules, s, self.paths.state)
+                return await self._switch(await self._compile(s))
             except settings.Refused as error:
                 self.problems = error.problems
                 return self._result("refused")
-            before, changes = self.rules, difference(self.rules, rules)
-            learned = self.learned.alive(self.clock())
-            # from here on answers are judged by the new rules; the kernel has both their elements until it is switched
-            self._take(rules)
+
+    async def refreshed(self) -> dict[str, Any]:
+        """Puts the same settings in force with the country database as it is now."""
+        async with self._reloading:
             try:
-                self.kernel.apply(rules, self._elements())
-            except KernelProblem as error:
-                self.problems = [f"the kernel refused: {error}"]
-                self.learned.replace(learned)
-                self._take(before)
-                self.kernel.apply(before, self._elements())
+                return await self._switch(await self._compile(self.rules.settings))
+            except settings.Refused as error:
+                self.problems = error.problems
                 return self._result("refused")
-            self.problems = []
-            self.generation += 1
-            self._write_filter()
-            await self._wipe()
-            return self._result("applied", changes)
+
+    async def _switch(self, rules: RuleSet) -> dict[str, Any]:
+        """Makes the next generation the one in force, or leaves all as it was and says what the kernel refused."""
+        before, changes = self.rules, difference(self.rules, rules)
+        learned = self.learned.alive(self.clock())
+        try:
+            prepared = await asyncio.to_thread(self.kernel.prepare, rules)
+            # from here to the batch nothing else runs: answers are judged by the new rules when the kernel has them
+            learned = self.learned.alive(self.clock())
+            self._take(rules)
+            self.kernel.commit(prepared, self._elements())
+        except KernelProblem as error:
+            self.problems = [f"the kernel refused: {error}"]
+            self.learned.replace(learned)
+            self._take(before)
+            prepared = await asyncio.to_thread(self.kernel.prepare, before)
+            self.kernel.commit(prepared, self._elements())
+            return self._result("refused")
+        self.problems = []
+        self.generation += 1
+        self.monitor.watch(rules.settings)
+        await self._look()
+        self._write_filter()
+        await self._wipe()
+        changes["connections_cut"] = await self._cut(before)
+        self.events.add("generation", generation=self.generation, version=rules.settings.version, changes=changes)
+        return self._result("applied", changes)
+
+    async def _cut(self, before: RuleSet) -> int:
+        """Ends the connections whose rule says so and whose exit is another one now; returns their number."""
+        rules = self.rules
+        if not any(rule.live == "cut" for rule in (*rules.rules, *before.rules)):
+            return 0
+        leads, ours = dict(exit_of(rules, self.kernel.down)), {e.mark for e in before.settings.exits}
+        learned = {address: entry.mark for address, entry in self.learned.alive(self.clock())}
+
+        def unwanted(flow: Flow) -> bool:
+            if flow.mark not in ours:
+                return False
+            mark = learned.get(flow.destination) or rules.covering(flow.destination)
+            old = before.by_mark.get(before.covering(flow.destination), before.fallback)
+            new = rules.by_mark.get(mark, rules.fallback)
+            return leads.get(mark) != flow.mark and any(r is not None and r.live == "cut" for r in (new, old))
+
+        return await asyncio.to_thread(_with_conntrack, lambda conntrack: conntrack.cut(unwanted))
+
+    async def forget(self, what: Address | str | None) -> int:
+        """Forgets learned addresses: all, one, or what a name taught; returns their number. Raises KernelRefused."""
+        changes = inquiry.forgetting(self, what)
+        self.kernel.learn(changes)
+        gone = {change.address for change in changes}
+        alive = self.learned.alive(self.clock())
+        self.learned.replace([(address, entry) for address, entry in alive if address not in gone])
+        self._dirty = True
+        await self._wipe()  # an answer that the recursor keeps would hand out what was forgotten
+        return len(gone)
+
+    # --- health
+
+    def _health_changed(self, e: Exit, state: ExitHealth) -> None:
+        """Changes which exit new connections take; those of a dead exit end: nobody will answer for their NAT."""
+        self.kernel.down = self.monitor.down()
+        instead = stand_in(e, self.kernel.down, self.rules.settings)
+        log.warning("exit %s is %s%s", e.name, "up" if state.up else "down", f": {state.reason}" * bool(state.reason))
+        try:
+            self.kernel.open(self.rules)
+        except KernelProblem as error:
+            self.problems = [f"exit {e.name}: the kernel refused: {error}"]
+            log.error("exit %s: %s", e.name, error)
+        self.events.add("exit", exit=e.name, up=state.up, reason=state.reason, stand_in=instead and instead.name)
+        if not state.up:
+            self._start(self._end(e))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Lets work go on by itself; a task that nobody holds may vanish."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end(self, e: Exit) -> None:
+        try:
+            await asyncio.to_thread(_with_conntrack, lambda conntrack: conntrack.cut_mark(e.mark))
+        except KernelProblem as error:
+            log.error("exit %s: its connections were not ended: %s", e.name, error)
 
     async def _wipe(self) -> None:
         """Empties the recursor's caches now, and again when the last verdict of the old generation has been given."""
@@ -194,6 +296,7 @@ class Daemon:
 
     def teach(self, answer: Answer) -> Judgement:
         """Has an answer's addresses in the kernel before it returns the judgement; raises Refused."""
+        began = time.perf_counter()
         judgement = judge(answer, self.rules, self.inherited, self.own)
         now = self.clock()
         changes: list[Change] = []
@@ -209,6 +312,8 @@ class Daemon:
                 if change is not None:
                     changes.append(change)
             self.kernel.learn(changes)
+            if changes:
+                self.metrics.taught.observe(time.perf_counter() - began)
         except (Full, KernelRefused) as error:
             for address, before in reversed(undo):
                 self.learned.restore(address, before)
@@ -231,39 +336,6 @@ class Daemon:
         order = self.rules.position
         return (-rule.weight, order[rule.mark]) < (-other.weight, order[other.mark])
 
-    # --- asking it
-
-    def status(self) -> dict[str, Any]:
-        """What there is to say in one answer."""
-        s = self.rules.settings
-        up = routes.links()
-        default = routes.default_interface()
-        reflect = [
-            name
-            for name in ("ipv4", "ipv6")
-            if (path := Path(f"/proc/sys/net/{name}/fwmark_reflect")).exists() and path.read_text().strip() != "1"
-        ]
-        return {
-            "ready": True,
-            "generation": self.generation,
-            "version": s.version,
-            "learned": len(self.learned.entries),
-            "conflicts": self.learned.conflicts,
-            "intervals": {f"ipv{family}": len(self.rules.intervals[family]) for family in (4, 6)},
-            "hook": {"asked": self.server.asked, "malformed": self.server.malformed, "refused": self.server.refused},
-            "exits": [
-                {"name": e.name, "interface": e.interface or default, "mark": e.mark, "table": e.table,
-                 "up": (e.interface or default) in up, "ipv4": e.ipv4, "ipv6": e.ipv6}
-                for e in s.exits
-            ],
-            "warnings": [f"net.{name}.fwmark_reflect is not 1: ICMP errors go the wrong way" for name in reflect],
-            "problems": self.problems,
-        }  # fmt: skip
-
-    def explain(self, destination: str) -> dict[str, Any]:
-        """By which rule and exit an address or a name would leave."""
-        return explain(destination, self.rules, self.learned)
-
     # --- running
 
     async def run(self) -> None:
@@ -278,29 +350,55 @@ class Daemon:
         await self.start()
         control = Control(self, self.paths.control)
         await control.start()
+        self._start(self.refresher.run())
         try:
             while not stop.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), LOOK_EVERY)
-                self._look()
+                await self._look()
+                await self._stand()
                 self._save()
         finally:
             self._save()
+            self.monitor.stop()
+            for task in self._tasks:
+                task.cancel()
             await control.stop()
             self.server.stop()
 
     def _links(self, link_events: Any) -> None:
-        if events.drain(link_events) and self.generation:
-            self._look()
+        if events.drain(link_events) and self.generation and not self._looking:
+            self._looking = True
+            self._start(self._look_soon())
 
-    def _look(self) -> None:
+    async def _look_soon(self) -> None:
+        # events come in flocks; what follows while this one is looked at is looked at once more
+        await asyncio.sleep(LOOK_AFTER)
+        self._looking = False
+        await self._look()
+
+    async def _look(self) -> None:
+        """Puts back what an interface took with it, and lets the exits' states follow."""
         try:
-            changed = self.kernel.links_changed(self.rules)
+            seen = await asyncio.to_thread(routes.look)
+            if changed := self.kernel.links_changed(self.rules, seen):
+                log.info("links changed: %d commands", changed)
         except KernelProblem as error:
             log.warning("links: %s", error)
             return
-        if changed:
-            log.info("links changed: %d commands", changed)
+        self.monitor.look(seen)
+
+    async def _stand(self) -> None:
+        """Makes everything anew where somebody removed our table."""
+        if self._reloading.locked() or await asyncio.to_thread(stands):
+            return
+        async with self._reloading:
+            log.error("the nft table is gone: it is made anew")
+            try:
+                prepared = await asyncio.to_thread(self.kernel.prepare, self.rules)
+                self.kernel.commit(prepared, self._elements())
+            except KernelProblem as error:
+                log.error("the nft table could not be made anew: %s", error)
 
     def _save(self) -> None:
         if not self._dirty:
@@ -324,29 +422,9 @@ def difference(old: RuleSet, new: RuleSet) -> dict[str, Any]:
     }
 
 
-def explain(destination: str, rules: RuleSet, learned: Learned | None = None) -> dict[str, Any]:
-    """By which rule and exit a destination would leave, and why; without a learned table: by the rules alone."""
+def _with_conntrack(work: Callable[[Conntrack], Any]) -> Any:
+    conntrack = Conntrack()
     try:
-        address = ipaddress.ip_address(destination)
-    except ValueError:
-        matched = rules.match(destination.rstrip(".").lower())
-        rule = next((r for r in matched if r.exit is not None), None)
-        return {
-            "destination": destination,
-            "country": None,
-            "rule": rule.id if rule else None,
-            "exit": rule.exit if rule else None,
-            "reason": "the name matches" if rule else "no domain rule matches: the address decides",
-            "losers": [r.id for r in matched if r is not rule],
-        }
-    entry = learned.entries.get(address) if learned else None
-    mark = entry.mark if entry else rules.covering(address)
-    rule = rules.by_mark.get(mark, rules.fallback)
-    return {
-        "destination": str(address),
-        "country": ",".join(rule.countries) if rule and rule.countries else None,
-        "rule": rule.id if rule else None,
-        "exit": rules.exit_of(mark).name,
-        "reason": f"learned from {entry.name}" if entry else rule.kind if rule else "no rule: the default exit",
-        "losers": [],
-    }
+        return work(conntrack)
+    finally:
+        conntrack.close()

@@ -75,6 +75,26 @@ class Mesh(_Model):
     ipv6: tuple[Prefix, ...] = ()
 
 
+class Health(_Model):
+    """How an exit is judged. Without any of it only its interface counts.
+
+    `route`: a prefix that OSPF keeps by the exit's interface while the far end lives. Of `icmp`, `http`
+    (http://ADDRESS/...) and `dns` one of each kind must answer in every round; `handshake`: seconds that WireGuard's
+    newest may be old. `grace`: seconds that an interface may be away, as while its container restarts.
+    """
+
+    route: Prefix | None = None
+    icmp: tuple[AddressText, ...] = ()
+    http: tuple[Annotated[str, Field(pattern=r"^http://")], ...] = ()
+    dns: tuple[AddressText, ...] = ()
+    handshake: Annotated[int, Field(ge=1)] | None = None
+    interval: Annotated[float, Field(gt=0)] = 2.0
+    timeout: Annotated[float, Field(gt=0)] = 1.5
+    down_after: Annotated[int, Field(ge=1)] = 3
+    up_after: Annotated[int, Field(ge=1)] = 5
+    grace: Annotated[float, Field(ge=0)] = 3.0
+
+
 class Exit(_Model):
     """A way out; `interface` None is the interface of the main table's default route."""
 
@@ -86,6 +106,7 @@ class Exit(_Model):
     ipv6: bool = True
     fallback: tuple[str, ...] = ()
     on_down: Literal["block", "default"] = "block"
+    health: Health = Health()
 
 
 class RuleSetting(_Model):
@@ -125,6 +146,18 @@ class Hook(_Model):
     fail: Literal["closed", "open"] = "closed"
 
 
+class CountrySource(_Model):
+    """Where the country database is brought up to date from: a URL or a file, every `refresh` seconds.
+
+    `exit`: the exit that the fetch goes through; `checksum`: a URL or file that holds its SHA-256.
+    """
+
+    url: str
+    refresh: Annotated[int, Field(ge=60)] = 86_400
+    exit: str | None = None
+    checksum: str | None = None
+
+
 class Settings(_Model):
     """Everything ipt_server is told."""
 
@@ -137,6 +170,7 @@ class Settings(_Model):
     rules: tuple[RuleSetting, ...] = ()
     domain_route_ttl: Annotated[int, Field(ge=0)] = 300
     country_database: str | None = None
+    country_source: CountrySource | None = None
     own: tuple[AddressText, ...] = ()
     recursor: Recursor = Recursor()
     hook: Hook = Hook()
@@ -186,6 +220,9 @@ def _inconsistencies(value: Any) -> list[str]:
         for name in fallback if isinstance(fallback, list | tuple) else ():
             if name not in names or name == e.get("name"):
                 wrong.append(f"exits.{e.get('name')}.fallback: {name} is no other exit; there are: {known}")
+    source = value.get("country_source")
+    if isinstance(source, dict) and source.get("exit") is not None and source["exit"] not in names:
+        wrong.append(f"country_source.exit: there is no exit {source['exit']}; there are: {known}")
     for r in rules:
         if r.get("exit") is not None and r.get("exit") not in names:
             wrong.append(f"{r.get('id')}: there is no exit {r['exit']}; there are: {known}")

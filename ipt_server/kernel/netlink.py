@@ -21,10 +21,13 @@ _NEWSETELEM = _NFNL_SUBSYS_NFTABLES << 8 | 12
 _DELSETELEM = _NFNL_SUBSYS_NFTABLES << 8 | 14
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _F_REQUEST, _F_ACK, _F_EXCL, _F_CREATE = 1, 4, 0x200, 0x400
+_F_DUMP = 0x300
+_NLMSG_DONE = 3
 _NLMSG_ERROR = 2  # an acknowledgement is one with code 0
 _NFPROTO_INET = 1
 _NESTED = 0x8000
 _ELEMENTS_A_MESSAGE = 1500  # an attribute holds 64 kB at most
+TABLE_NAME = b"mrvpn\0"
 _HEADER = struct.Struct("=IHHII")
 _FAMILY = struct.Struct("!BBH")
 
@@ -38,7 +41,7 @@ class KernelRefused(KernelProblem, OSError):
         return self.errno in (errno.ENOENT, errno.EEXIST, errno.ENOBUFS)
 
 
-def _attribute(kind: int, data: bytes) -> bytes:
+def attribute(kind: int, data: bytes) -> bytes:
     length = 4 + len(data)
     return struct.pack("=HH", length, kind) + data + b"\0" * (-length % 4)
 
@@ -49,18 +52,18 @@ def _message(kind: int, flags: int, sequence: int, family: int, resource: int, p
 
 def _value(kind: int, data: bytes) -> bytes:
     """A key (1) or the data (2) of an element, as a plain value."""
-    return _attribute(_NESTED | kind, _attribute(1, data))
+    return attribute(_NESTED | kind, attribute(1, data))
 
 
 def _element(*attributes: bytes) -> bytes:
-    return _attribute(_NESTED | 1, b"".join(attributes))
+    return attribute(_NESTED | 1, b"".join(attributes))
 
 
 def _mark(mark: int) -> bytes:
     return struct.pack("=I", mark)
 
 
-_INTERVAL_END = _attribute(3, b"\0\0\0\1")
+_INTERVAL_END = attribute(3, b"\0\0\0\1")
 _JUMP = struct.pack("!i", -3)
 
 
@@ -86,21 +89,34 @@ def interval_records(intervals: Intervals) -> tuple[bytes, int]:
     return bytes(out), record
 
 
+def attributes(data: bytes) -> dict[int, bytes]:
+    """The attributes of a message or of a nest, by their kind; of one kind the last."""
+    found = {}
+    at = 0
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = data[at + 4 : at + length]
+        at += (length + 3) & ~3
+    return found
+
+
 class Batch:
     """Messages that take effect together or not at all."""
 
     def __init__(self, table: str) -> None:
-        self._table = _attribute(1, table.encode() + b"\0")
+        self._table = attribute(1, table.encode() + b"\0")
         self._plan: list[tuple[int, int, bytes]] = []  # message type, flags, payload
 
     def flush(self, name: str) -> Batch:
         """Removes every element of a set."""
-        self._plan.append((_DELSETELEM, 0, self._table + _attribute(2, name.encode() + b"\0")))
+        self._plan.append((_DELSETELEM, 0, self._table + attribute(2, name.encode() + b"\0")))
         return self
 
     def _add(self, kind: int, flags: int, name: str, body: bytes) -> None:
-        head = self._table + _attribute(2, name.encode() + b"\0")
-        self._plan.append((kind, flags, head + _attribute(_NESTED | 3, body)))
+        head = self._table + attribute(2, name.encode() + b"\0")
+        self._plan.append((kind, flags, head + attribute(_NESTED | 3, body)))
 
     def _elements(self, kind: int, name: str, records: Sequence[bytes], flags: int = 0) -> Batch:
         for at in range(0, len(records), _ELEMENTS_A_MESSAGE):
@@ -121,8 +137,8 @@ class Batch:
         size = SIZE[family]
         records = []
         for first, last, chain in jumps:
-            verdict = _attribute(1, _JUMP) + _attribute(2, chain.encode() + b"\0")
-            data = _attribute(_NESTED | 2, _attribute(_NESTED | 2, verdict))
+            verdict = attribute(1, _JUMP) + attribute(2, chain.encode() + b"\0")
+            data = attribute(_NESTED | 2, attribute(_NESTED | 2, verdict))
             records.append(_element(_value(1, first.to_bytes(size, "big")), data))
             if last + 1 < 1 << 8 * size:
                 records.append(_element(_value(1, (last + 1).to_bytes(size, "big")), _INTERVAL_END))
@@ -143,7 +159,7 @@ class Batch:
         size = SIZE[family]
         records = []
         for key, mark, seconds in elements:
-            timeout = _attribute(4, max(1, int(seconds * 1000)).to_bytes(8, "big"))
+            timeout = attribute(4, max(1, int(seconds * 1000)).to_bytes(8, "big"))
             records.append(_element(_value(1, key.to_bytes(size, "big")), _value(2, _mark(mark)), timeout))
         # without EXCL an element of the same mark would be left as it is, with what is left of its life
         return self._elements(_NEWSETELEM, name, records, _F_CREATE | _F_EXCL)
@@ -224,6 +240,54 @@ class Socket:
                     acknowledged = acknowledged or (code == 0 and sequence == last)
                 at += (length + 3) & ~3
         return failed or (0 if acknowledged else errno.ENOBUFS)
+
+    def request(self, subsystem: int, kind: int, family: int, payload: bytes, dump: bool = False) -> list[bytes]:
+        """The bodies (after their nfgenmsg) of the answers to one message. Raises KernelRefused.
+
+        For a message without an answer the list is empty: it was acknowledged.
+        """
+        self._sequence += 1
+        flags = _F_REQUEST | (_F_DUMP if dump else _F_ACK)
+        self._make_room(1 << 21)
+        self._socket.send(_message(subsystem << 8 | kind, flags, self._sequence, family, 0, payload))
+        found: list[bytes] = []
+        while True:
+            try:
+                reply = self._socket.recv(1 << 18)
+            except OSError as error:  # nothing more where something must be, or ENOBUFS
+                raise KernelRefused(error.errno or errno.EIO, os.strerror(error.errno or errno.EIO)) from None
+            at = 0
+            while at < len(reply):
+                length, answer, _, sequence, _ = _HEADER.unpack_from(reply, at)
+                if sequence == self._sequence:
+                    if answer == _NLMSG_ERROR:
+                        code = -int(struct.unpack_from("=i", reply, at + 16)[0])
+                        if code:
+                            raise KernelRefused(code, os.strerror(code))
+                        return found
+                    if answer == _NLMSG_DONE:
+                        return found
+                    found.append(reply[at + 20 : at + length])
+                at += (length + 3) & ~3
+
+    def element(self, name: str, key: bytes) -> tuple[int, float | None] | None:
+        """(mark, seconds left or None) of the element of a map that answers for a key, or None."""
+        payload = attribute(1, TABLE_NAME) + attribute(2, name.encode() + b"\0")
+        payload += attribute(_NESTED | 3, _element(_value(1, key)))
+        try:
+            bodies = self.request(_NFNL_SUBSYS_NFTABLES, 13, _NFPROTO_INET, payload)
+        except KernelRefused as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        for body in bodies:
+            for element in attributes(attributes(body).get(3, b"")).values():
+                fields = attributes(element)
+                mark = attributes(fields.get(2, b"")).get(1)
+                left = fields.get(5)
+                if mark is not None and not int.from_bytes(fields.get(3, b""), "big") & 1:
+                    return struct.unpack("=I", mark)[0], int.from_bytes(left, "big") / 1000 if left else None
+        return None
 
     def close(self) -> None:
         """Closes the socket."""

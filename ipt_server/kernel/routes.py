@@ -1,13 +1,18 @@
 """ip rules and the exits' tables: what should be there, what is, and the commands between.
 
-Knows: ip(8). Must not know: nftables, countries, names. A table only ever holds its own exit's interface and
-`unreachable`: failover changes `exit_of`, never a route.
+Knows: ip(8), which reads every table of a family at once in 3 ms and takes all changes in one batch (pyroute2 reads
+faster, but takes 280 ms to load, and what blocks in its newer versions does not run beside a loop). Must not know:
+nftables, countries, names. A table only ever holds its own exit's interface and `unreachable`: failover changes
+`exit_of`, never a route.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ipt_server.kernel import KernelProblem
@@ -23,23 +28,13 @@ class RouteProblem(KernelProblem):
     """ip refused a command; the text is its own line."""
 
 
-def _ip(family: int, *argv: str, batch: str | None = None) -> str:
+def ip(family: int, *argv: str, batch: str | None = None) -> str:
+    """The output of ip(8) for a family. Raises RouteProblem."""
     command = ["ip", f"-{family}", *argv]
     done = subprocess.run(command, input=batch, capture_output=True, text=True, timeout=30)
     if done.returncode:
         raise RouteProblem(f"{' '.join(command)}: {(done.stderr.strip() or 'failed').splitlines()[0]}")
     return done.stdout
-
-
-def _table(family: int, table: int) -> list[dict[str, Any]]:
-    """The routes of a table; one that never had a route does not exist yet."""
-    try:
-        found: list[dict[str, Any]] = json.loads(_ip(family, "-json", "route", "show", "table", str(table)) or "[]")
-    except RouteProblem as problem:
-        if "does not exist" in str(problem):
-            return []
-        raise
-    return found
 
 
 def wanted_rules(s: Settings) -> list[str]:
@@ -73,56 +68,85 @@ def apply_rules(s: Settings) -> int:
     changed = 0
     wanted = wanted_rules(s)
     for family in (4, 6):
-        seen = json.loads(_ip(family, "-json", "rule", "show") or "[]")
+        seen = json.loads(ip(family, "-json", "rule", "show") or "[]")
         actual = [_rule_text(r) for r in seen if FIRST_PREFERENCE <= r["priority"] <= LAST_PREFERENCE]
         commands = [f"rule add {rule}" for rule in wanted if rule not in actual]
         commands += [f"rule del {rule}" for rule in actual if rule not in wanted]
         if commands:
-            _ip(family, "-batch", "-", batch="\n".join(commands) + "\n")
+            ip(family, "-batch", "-", batch="\n".join(commands) + "\n")
             changed += len(commands)
     return changed
 
 
-def links() -> set[str]:
-    """The interfaces of the namespace that are up."""
-    return {link["ifname"] for link in json.loads(_ip(4, "-json", "link", "show", "up") or "[]")}
+@dataclass(frozen=True)
+class Snapshot:
+    """What is there: interfaces that are up, and routes by family and table."""
+
+    links: frozenset[str]
+    tables: Mapping[int, Mapping[int, list[dict[str, Any]]]]
+
+    def default_interface(self) -> str | None:
+        """The interface of the main table's default route (IPv4 first, then the smallest metric), or None."""
+        for family in (4, 6):
+            defaults = [r for r in self.tables[family].get(marks.MAIN_TABLE, ()) if r["dst"] == "default"]
+            for route in sorted(defaults, key=lambda r: r.get("metric", 0)):
+                hops = route.get("nexthops") or [route]
+                if hops[0].get("dev"):
+                    return str(hops[0]["dev"])
+        return None
+
+    def reaches(self, prefix: str, interface: str) -> bool:
+        """Whether the main table has exactly this prefix by this interface: what OSPF told, while it tells it."""
+        family = ipaddress.ip_network(prefix).version
+        host = prefix.removesuffix("/32" if family == 4 else "/128")
+        return any(
+            r["dst"] in (prefix, host) and any(hop.get("dev") == interface for hop in r.get("nexthops") or [r])
+            for r in self.tables[family].get(marks.MAIN_TABLE, ())
+        )
 
 
-def default_interface() -> str | None:
-    """The interface of the main table's default route (IPv4 first), or None."""
+def look() -> Snapshot:
+    """What is there now: three commands however many exits there are, about 10 ms. Raises RouteProblem."""
+    links = frozenset(link["ifname"] for link in json.loads(ip(4, "-json", "link", "show", "up") or "[]"))
+    tables: dict[int, dict[int, list[dict[str, Any]]]] = {4: {}, 6: {}}
     for family in (4, 6):
-        for route in json.loads(_ip(family, "-json", "route", "show", "default", "table", "main") or "[]"):
-            if route.get("dev"):
-                return str(route["dev"])
-    return None
+        for route in json.loads(ip(family, "-json", "route", "show", "table", "all") or "[]"):
+            number = str(route.get("table", marks.MAIN_TABLE))
+            if number.isdecimal():
+                tables[family].setdefault(int(number), []).append(route)
+    return Snapshot(links, tables)
 
 
-def apply_tables(s: Settings) -> int:
-    """Brings the exits' tables to their own interface and `unreachable`; returns the number of commands it took.
+def table_commands(s: Settings, seen: Snapshot, family: int) -> list[str]:
+    """The `ip` commands that bring the exits' tables to their own interface and `unreachable`.
 
     An interface that is not there is waited for: its table then holds `unreachable` alone.
     """
+    commands = []
+    for e in s.exits:
+        if e.interface is None:
+            continue
+        serves = (e.ipv4 if family == 4 else e.ipv6) and e.interface in seen.links
+        routes = seen.tables[family].get(e.table, [])
+        own = [r for r in routes if r.get("dev") == e.interface and r["dst"] == "default"]
+        floor = [r for r in routes if r.get("type") == "unreachable" and r["dst"] == "default"]
+        if not floor:
+            commands.append(f"route replace unreachable default metric {UNREACHABLE_METRIC} table {e.table}")
+        if serves and not own:
+            commands.append(f"route replace default dev {e.interface} metric 1 table {e.table}")
+        if not serves and own:
+            commands.append(f"route del default dev {e.interface} table {e.table}")
+        for r in routes:
+            if r not in own and r not in floor:
+                commands.append(f"route del {r.get('type', '')} {r['dst']} table {e.table}".replace("  ", " "))
+    return commands
+
+
+def apply_tables(s: Settings, seen: Snapshot) -> int:
+    """Brings the exits' tables to what is wanted; returns the number of commands it took. Raises RouteProblem."""
     changed = 0
-    up = links()
     for family in (4, 6):
-        commands = []
-        for e in s.exits:
-            if e.interface is None:
-                continue
-            serves = (e.ipv4 if family == 4 else e.ipv6) and e.interface in up
-            routes = _table(family, e.table)
-            own = [r for r in routes if r.get("dev") == e.interface and r["dst"] == "default"]
-            floor = [r for r in routes if r.get("type") == "unreachable" and r["dst"] == "default"]
-            if not floor:
-                commands.append(f"route replace unreachable default metric {UNREACHABLE_METRIC} table {e.table}")
-            if serves and not own:
-                commands.append(f"route replace default dev {e.interface} metric 1 table {e.table}")
-            if not serves and own:
-                commands.append(f"route del default dev {e.interface} table {e.table}")
-            for r in routes:
-                if r not in own and r not in floor:
-                    commands.append(f"route del {r.get('type', '')} {r['dst']} table {e.table}".replace("  ", " "))
-        if commands:
-            _ip(family, "-batch", "-", batch="\n".join(commands) + "\n")
+        if commands := table_commands(s, seen, family):
+            ip(family, "-batch", "-", batch="\n".join(commands) + "\n")
             changed += len(commands)
     return changed

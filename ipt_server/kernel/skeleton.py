@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 
+from ipt_server.core.failover import exit_of
 from ipt_server.core.private import PRIVATE
+from ipt_server.core.rules import RuleSet
 from ipt_server.settings import Settings
 from mrvpn import marks
 
@@ -157,7 +160,7 @@ def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
         ],
         f"  meta mark 0 meta mark set {marks.DEFAULT_RULE:#x}",
         "  meta mark set meta mark map @exit_of",
-        f"  meta mark & {marks.RULE_BASE | marks.MESH:#x} != 0 counter name no_exit drop",
+        f"  meta mark & {marks.RULE_BASE | marks.MESH:#x} != 0 counter name no_exit reject with icmpx no-route",
         f"  meta mark . meta iifname @hairpin counter name hairpinned meta mark set {default:#x}",
         "  goto save",
         " }",
@@ -211,3 +214,33 @@ def update(s: Settings) -> str:
         if elements:
             lines.append(f"add element inet {TABLE} {name} {{ {elements} }}")
     return "\n".join([*lines, ""])
+
+
+def text(rules: RuleSet) -> str:
+    """Everything that a generation puts into the kernel, as nft(8) would say it: for people, and for `nft -c`."""
+    s = rules.settings
+    counts = {family: shards(len(rules.intervals[family])) for family in (4, 6)}
+    lines = [table(s, counts)]
+    for family in (4, 6):
+        intervals, kind = rules.intervals[family], ipaddress.IPv4Address if family == 4 else ipaddress.IPv6Address
+        jumps = []
+        for number, (start, stop) in enumerate(cuts(len(intervals), counts[family])):
+            name = geo(family, number, counts[family])
+            part = intervals.part(start, stop)
+            if len(part):
+                lines.append(f"add element inet {TABLE} {name} {{")
+                lines += [f" {kind(first)}-{kind(last)} : {mark:#x}," for first, last, mark in part]
+                lines.append("}")
+                jumps.append(f"{kind(intervals[start][0])}-{kind(intervals[stop - 1][1])} : jump {name}")
+        if counts[family] > 1:
+            lines.append(f"add element inet {TABLE} shard{family} {{ {', '.join(jumps)} }}")
+    marked = ", ".join(f"{rule:#x} : {exit_:#x}" for rule, exit_ in exit_of(rules, ()))
+    pairs = ", ".join(f'{e.mark:#x} . "{e.interface}"' for e in s.exits if e.interface)
+    lines.append(f"add element inet {TABLE} exit_of {{ {marked} }}")
+    lines += [f"add element inet {TABLE} pair {{ {pairs} }}"] if pairs else []
+    return "\n".join([*lines, ""])
+
+
+def cuts(count: int, shards: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of each of so many shards of equal size."""
+    return itertools.pairwise(number * count // shards for number in range(shards + 1))

@@ -6,19 +6,18 @@ Knows: skeleton, elements, rules and routes, in which order. Must not know: DNS,
 from __future__ import annotations
 
 import errno
-import itertools
 import json
 import logging
 import subprocess
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from ipt_server.core.failover import exit_of
 from ipt_server.core.intervals import Intervals
 from ipt_server.core.learned import Address, Change
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import KernelProblem, routes, skeleton
 from ipt_server.kernel.netlink import Batch, KernelRefused, Socket
-from mrvpn import marks
 
 log = logging.getLogger(__name__)
 
@@ -48,56 +47,96 @@ def standing_form() -> str | None:
     return ""
 
 
+def stands() -> bool:
+    """Whether our table is there at all, asked without a dump of its maps."""
+    done = subprocess.run(["nft", "list", "tables", "inet"], capture_output=True, text=True, timeout=60)
+    return done.returncode == 0 and f"table inet {skeleton.TABLE}" in done.stdout.splitlines()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A generation whose chains, small sets, rules and routes are in force; its maps wait to change at once."""
+
+    rules: RuleSet
+    kept: bool  # the standing table was of the same form
+    batch: Batch
+    default: str | None
+    intervals: Mapping[int, Intervals]
+
+
 class Kernel:
     """What ipt_server does to its namespace."""
 
     def __init__(self) -> None:
+        self.down: frozenset[str] = frozenset()  # exits whose rules go by their stand-ins
         self._socket = Socket()
-        self._default: str | None = None
+        self.default: str | None = None  # the interface of the default exit
+        self._form: str | None = None
         self._small: str | None = None  # the small sets' elements that are in force
+        self._intervals: Mapping[int, Intervals] = {}  # what is in the maps, where that is known
 
     def apply(self, rules: RuleSet, learned: Iterable[tuple[Address, int, float]]) -> bool:
-        """Makes the kernel what the rules say, keeping a standing table of the same form; returns whether it was kept.
+        """Makes the kernel what the rules say; returns whether a standing table of the same form was kept."""
+        prepared = self.prepare(rules)
+        self.commit(prepared, learned)
+        return prepared.kept
 
-        `learned`: (address, mark, seconds left). A new table stays closed until the one batch that fills every map and
-        opens it: a rule's mark means something else in another generation, so that maps and `exit_of` change together.
-        """
+    def prepare(self, rules: RuleSet) -> Prepared:
+        """Does all that takes time and misleads no packet; a new table is closed. Raises KernelProblem."""
         s = rules.settings
         counts = {family: skeleton.shards(len(rules.intervals[family])) for family in (4, 6)}
-        kept = standing_form() == skeleton.structure(s, counts)
+        form = skeleton.structure(s, counts)
+        standing = self._form if self._form is not None and stands() else standing_form()
+        kept = standing == form
         if not kept:
+            self._intervals = {}
             nft(skeleton.table(s, counts))
         routes.apply_rules(s)
-        routes.apply_tables(s)
+        seen = routes.look()
+        routes.apply_tables(s, seen)
         if kept and self._small != skeleton.update(s):
             nft(skeleton.update(s))
-        self._small = skeleton.update(s)
+        self._form, self._small = form, skeleton.update(s)
         batch = Batch(skeleton.TABLE)
+        for family in (4, 6):
+            if self._intervals.get(family) != rules.intervals[family]:
+                _fill(batch, rules.intervals[family], counts[family])
+        return Prepared(rules, kept, batch, seen.default_interface(), rules.intervals)
+
+    def commit(self, prepared: Prepared, learned: Iterable[tuple[Address, int, float]]) -> None:
+        """Changes every map in one batch and opens what was closed. `learned`: (address, mark, seconds left).
+
+        A rule's mark means something else in another generation, so that maps and `exit_of` change together.
+        Raises KernelRefused; then the maps are as they were.
+        """
+        batch = prepared.batch
         elements = list(learned)
         for family in (4, 6):
-            _fill(batch, rules.intervals[family], counts[family])
             own = [(int(a), mark, seconds) for a, mark, seconds in elements if a.version == family]
             batch.flush(f"learned{family}").set_timed(f"learned{family}", family, own)
-        self._socket.send(self._opening(batch, rules))
-        return kept
+        self.default = prepared.default
+        try:
+            self._socket.send(self._opening(batch, prepared.rules))
+        except KernelRefused:
+            self._form, self._small, self._intervals = None, None, {}
+            raise
+        self._intervals = prepared.intervals
 
     def open(self, rules: RuleSet) -> None:
-        """Lets traffic pass by its exits: `exit_of` and `pair` in one batch."""
+        """Lets traffic pass by its exits: `exit_of` and `pair` in one batch. Raises KernelRefused."""
         self._socket.send(self._opening(Batch(skeleton.TABLE), rules))
 
     def _opening(self, batch: Batch, rules: RuleSet) -> Batch:
-        s = rules.settings
-        self._default = routes.default_interface()
-        pairs = [(e.mark, e.interface or self._default) for e in s.exits]
-        exit_of = [(rule.mark, rules.exit_of(rule.mark).mark) for rule in rules.rules]
-        exit_of.append((marks.DEFAULT_RULE, rules.exit_of(marks.DEFAULT_RULE).mark))
-        batch.replace_marks("exit_of", exit_of)
+        pairs = [(e.mark, e.interface or self.default) for e in rules.settings.exits]
+        batch.replace_marks("exit_of", exit_of(rules, self.down))
         return batch.replace_pairs("pair", [(mark, name) for mark, name in pairs if name])
 
-    def links_changed(self, rules: RuleSet) -> int:
-        """Puts back what an interface took with it; returns the number of changes."""
-        changed = routes.apply_tables(rules.settings)
-        if routes.default_interface() != self._default:
+    def links_changed(self, rules: RuleSet, seen: routes.Snapshot | None = None) -> int:
+        """Puts back what an interface took with it; returns the number of changes. Raises KernelProblem."""
+        seen = seen or routes.look()
+        changed = routes.apply_tables(rules.settings, seen)
+        if seen.default_interface() != self.default:
+            self.default = seen.default_interface()
             self.open(rules)
             changed += 1
         return changed
@@ -153,8 +192,7 @@ class Kernel:
 def _fill(batch: Batch, intervals: Intervals, count: int) -> None:
     """Puts intervals into the maps of their family: one, or shards of equal size and the verdicts that lead there."""
     family, jumps = intervals.family, []
-    bounds = [number * len(intervals) // count for number in range(count + 1)]
-    for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
+    for number, (start, stop) in enumerate(skeleton.cuts(len(intervals), count)):
         name = skeleton.geo(family, number, count)
         batch.replace_intervals(name, intervals.part(start, stop))
         if count > 1:

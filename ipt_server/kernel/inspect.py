@@ -1,0 +1,69 @@
+"""What the kernel says of one destination: its elements and the route that a packet would take.
+
+Knows: map names, `ip route get`. Must not know: why. Nothing here changes anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import sys
+from typing import Any
+
+from ipt_server.core.rules import Address, RuleSet
+from ipt_server.kernel import routes, skeleton
+from ipt_server.kernel.netlink import KernelRefused, Socket
+from mrvpn import marks
+
+
+def destination(address: Address, rules: RuleSet) -> dict[str, Any]:
+    """The elements that answer for an address, the exit mark that follows, and where a packet with it would go."""
+    family = address.version
+    key = int(address).to_bytes(4 if family == 4 else 16, "big")
+    count = skeleton.shards(len(rules.intervals[family]))
+    socket = Socket()
+    try:
+        found: dict[str, Any] = {"learned": None, "geo": None, "exit_of": None}
+        element = socket.element(f"learned{family}", key)
+        if element is not None:
+            found["learned"] = {"mark": element[0], "seconds_left": element[1]}
+        names = [skeleton.geo(family, number, count) for number in range(count)]
+        covering = next((e for name in names if (e := socket.element(name, key)) is not None), None)
+        found["geo"] = covering[0] if covering else None
+        mark = element[0] if element else covering[0] if covering else marks.DEFAULT_RULE
+        leads = socket.element("exit_of", mark.to_bytes(4, sys.byteorder))
+        found["exit_of"] = leads[0] if leads else None
+    except KernelRefused as error:
+        found["error"] = str(error)
+    finally:
+        socket.close()
+    if found["exit_of"]:
+        found["route"] = route(address, found["exit_of"], rules)
+    return found
+
+
+def route(address: Address, mark: int, rules: RuleSet) -> dict[str, Any]:
+    """`ip route get` with a mark, as a packet of a client's would be routed."""
+    ingress = rules.settings.ingress
+    client = _client(rules, address.version)
+    argv = ["-json", "route", "get", str(address), "mark", f"{mark:#x}"]
+    if ingress and client:
+        argv += ["from", client, "iif", ingress[0]]
+    try:
+        found = json.loads(routes.ip(address.version, *argv))[0]
+    except (routes.RouteProblem, ValueError, IndexError) as problem:
+        return {"error": str(problem)}
+    return {key: found[key] for key in ("dev", "gateway", "table", "prefsrc", "type") if key in found}
+
+
+def _client(rules: RuleSet, family: int) -> str | None:
+    """An address that a client could have: the one after the gateway's own on a mesh prefix that holds it."""
+    for text in rules.settings.own:
+        own = ipaddress.ip_address(text)
+        mesh = rules.settings.mesh.ipv4 if family == 4 else rules.settings.mesh.ipv6
+        for prefix in mesh:
+            with contextlib.suppress(ValueError):
+                if own.version == family and own in ipaddress.ip_network(prefix):
+                    return str(own + 1)
+    return None
