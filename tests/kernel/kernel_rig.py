@@ -370,3 +370,45 @@ class RunningDaemon:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+@contextlib.contextmanager
+def replies(namespace: Namespace) -> Iterator[None]:
+    """An HTTP server on port 8099 and a resolver on port 53, of any address, that answer everything."""
+    over = threading.Event()
+    with namespace.inside():
+        http = socket.create_server(("", 8099))
+        dns = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        dns.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        dns.setsockopt(socket.IPPROTO_IPV6, 75, 1)  # IPV6_TRANSPARENT
+        dns.bind(("::", 53))
+    http.settimeout(0.1)
+    dns.settimeout(0.1)
+
+    def pages() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                peer, _ = http.accept()
+                with peer:
+                    peer.recv(1000)
+                    peer.sendall(b"HTTP/1.0 204 No Content\r\n\r\n")
+
+    def answers() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                data, ancillary, _, peer = dns.recvmsg(600, 256)
+                info = next(value for _, kind, value in ancillary if kind == socket.IPV6_PKTINFO)
+                back = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, info[:16] + b"\0" * 4)]
+                dns.sendmsg([data[:2] + b"\x80" + data[3:]], back, 0, peer)
+
+    threads = [threading.Thread(target=work, daemon=True) for work in (pages, answers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+        http.close()
+        dns.close()
