@@ -13,7 +13,7 @@ help:                ## these lines
 venv: $(VENV)/.done  ## .venv with everything the other targets need, Debian packages and the country database
 $(VENV)/.done: pyproject.toml lab/setup
 	@mkdir -p .cache; date +%s > .cache/setup.start
-	@lab/setup
+	@PYTHON=$(PYTHON) lab/setup
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "install python3-venv (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[salt,daemon,test,lint,bench]'
 	@echo "{\"seconds\": $$(( $$(date +%s) - $$(cat .cache/setup.start) ))}" > .cache/setup.json

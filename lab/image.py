@@ -46,8 +46,8 @@ def content_hash() -> str:
     return digest.hexdigest()
 
 
-def mirror() -> str:
-    """The Debian mirror of this machine's own apt sources."""
+def mirror() -> str | None:
+    """The Debian mirror of this machine's own apt sources; None where it has none, as on Ubuntu."""
     for path in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))):
         if path.suffix not in (".list", ".sources") or not path.is_file():
             continue
@@ -56,7 +56,7 @@ def mirror() -> str:
         for uri in (a or b for a, b in found):
             if "security" not in uri and "debian" in uri:
                 return str(uri).rstrip("/")
-    raise Trouble("no Debian mirror in /etc/apt/sources.list or sources.list.d: add one")
+    return None
 
 
 def ensure() -> str:
@@ -109,10 +109,19 @@ def _builder() -> Iterator[None]:
 
 
 def _base() -> None:
-    """Imports a minimal Debian, made from the machine's own mirror, under the name of the stock image."""
+    """A minimal Debian by the stock image's name: made from the machine's own mirror, else the stock image itself."""
+    own = mirror()
+    if own is None:
+        try:
+            _docker("pull", "-q", BASE, timeout=600)
+        except Trouble as trouble:
+            raise Trouble(
+                f"no Debian mirror in /etc/apt, and the stock image cannot be had either: {trouble}"
+            ) from None
+        return
     work = CACHE / "base"
     shutil.rmtree(work, ignore_errors=True)
-    sh("debootstrap", "--variant=minbase", SUITE, str(work), mirror(), timeout=600)
+    sh("debootstrap", "--variant=minbase", SUITE, str(work), own, timeout=600)
     for extra in ("etc/apt/apt.conf.d",):
         for path in Path("/", extra).glob("*"):
             # what this machine needs to reach its mirror (proxies, dated archives), not its other habits

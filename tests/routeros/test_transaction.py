@@ -9,11 +9,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import FAR, until
 
 from mrvpn.routeros import PATHS
 from mrvpn.routeros.errors import Failed, Refusal, RouterError
 from mrvpn.routeros.transaction import Order, Outcome, reconcile
+from tests.routeros.conftest import FAR, until
 from tests.simulators.routeros import Fault, Router, Simulator, Unverified, User
 
 WG, PEERS = "/interface/wireguard", "/interface/wireguard/peers"

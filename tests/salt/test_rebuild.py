@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import rig
-from conftest import DockerHost, load_view
 from test_project import PROJECT, Managed
+
+from tests.salt.conftest import DockerHost, load_view
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 NAME = "mrvpn:0.1.0"
