@@ -59,6 +59,21 @@ def parser() -> argparse.ArgumentParser:
         "--secrets", type=Path, default=Path("secrets.yaml"), help="the file of secrets to write, mode 0600"
     )
     one.set_defaults(run=lambda a: commands.import_(a.config, a.inventory, a.output, a.secrets))
+
+    one = sub.add_parser("schema", help="the description's JSON Schema, for editors; or its reference")
+    one.add_argument("--format", choices=("json", "markdown"), default="json")
+    one.set_defaults(run=lambda a: commands.schema(a.format))
+
+    one = sub.add_parser("graph", help="draws the mesh")
+    one.add_argument("path", type=Path, help=PATH_HELP)
+    one.add_argument("--format", choices=("mermaid", "svg"), default="mermaid")
+    one.set_defaults(run=lambda a: commands.graph(a.path, a.format))
+
+    one = sub.add_parser("init", help="a deployment repository to begin with")
+    one.add_argument("folder", type=Path)
+    one.add_argument("--entrypoint", default="entry", help="the minion id of the entrypoint (default: entry)")
+    one.add_argument("--exit", default="uk", help="the minion id of the first exit (default: uk)")
+    one.set_defaults(run=lambda a: commands.init(a.folder, a.entrypoint, a.exit))
     return top
 
 

@@ -14,11 +14,14 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from mrvpn import compiler, importer, render, topology, views
+from mrvpn import compiler, importer, render, scaffold, topology, views
+from mrvpn import graph as graphs
 from mrvpn import plan as plans
 from mrvpn.errors import Problem
 from mrvpn.plan import moves
 from mrvpn.plan import text as plan_text
+from mrvpn.schema import reference
+from mrvpn.schema.checks.names import ID
 from mrvpn.topology import lock as locks
 
 
@@ -122,6 +125,47 @@ def import_(config: Path, inventory: Path | None, output: Path, secrets: Path) -
     return 1 if compiled.network is None else lock(output, check_only=False, prune=False)
 
 
+def schema(form: str) -> int:
+    """Prints the JSON Schema, or the reference in Markdown."""
+    print(json.dumps(reference.json_schema(), indent=1) if form == "json" else reference.markdown().rstrip())
+    if form == "json" and sys.stdout.isatty():
+        _error_free(
+            "for editors with a YAML language server: `mrvpn schema > mrvpn.schema.json`, and at the top of each file "
+            "`# yaml-language-server: $schema=mrvpn.schema.json`"
+        )
+    return 0
+
+
+def graph(path: Path, form: str) -> int:
+    """Prints the drawing of the mesh; 1 when the description is bad."""
+    network = _network(path)
+    if network is None:
+        return 1
+    found = graphs.graph(network)
+    print((graphs.svg(found) if form == "svg" else graphs.mermaid(found)).rstrip())
+    return 0
+
+
+def init(folder: Path, entrypoint: str, exit_: str) -> int:
+    """Writes a deployment repository into a folder; 1 when a file of it is there already, or the ids cannot be."""
+    found = scaffold.files(entrypoint, exit_)
+    there = [str(folder / name) for name in found if (folder / name).exists()]
+    if there:
+        _error(f"{', '.join(there)}: there already, nothing is written")
+        return 1
+    if entrypoint == exit_ or not all(ID.fullmatch(name) for name in (entrypoint, exit_)) or len(exit_) > 12:
+        _error(
+            "the two ids must differ and be minion ids; the exit's, with wg_ before it, names an interface: 12 at most"
+        )
+        return 1
+    for name, text in found.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        print(target)
+    return check(folder / "network", "text")
+
+
 def _states() -> Path | None:
     """The states beside this package, as in a checkout; None where it was installed alone."""
     folder = Path(__file__).parents[1] / "salt"
@@ -134,6 +178,10 @@ def _network(path: Path) -> topology.Network | None:
     if compiled.network is None:
         _tell(path, compiled, Console(stderr=True, soft_wrap=True))
     return compiled.network
+
+
+def _error_free(text: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(Text(text, "dim"))
 
 
 def _error(text: str) -> None:

@@ -287,7 +287,9 @@ class Dns(Model):
     upstream: Annotated[tuple[Address, ...], BeforeValidator(_listed)] = ()
     forward: dict[str, Annotated[tuple[Address, ...], BeforeValidator(_listed)]] = {}
     exempt: Prefixes = ()
-    dnssec: Literal["off", "process", "validate"] = "process"
+    dnssec: Annotated[Literal["off", "process", "validate"], BeforeValidator(lambda v: "off" if v is False else v)] = (
+        "process"
+    )
 
 
 class Image(Model):
