@@ -4,7 +4,9 @@
 base:
   '*':
     - mrvpn.guard
-{% if view['member'] %}
+{% if view.get('os') == 'routeros' %}
+    - mrvpn.routeros
+{% elif view['member'] %}
     - mrvpn.docker
     - mrvpn.tunnel
 {% set firezone = view['gateway'] is not none and view['gateway']['kind'] == 'firezone' %}

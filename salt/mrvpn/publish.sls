@@ -2,7 +2,9 @@
 {% set view = pillar['mrvpn'] %}
 include:
   - mrvpn.guard
-{% if view['member'] %}
+{% if view.get('os') == 'routeros' %}
+  - mrvpn.routeros.publish
+{% elif view['member'] %}
   - mrvpn.keys
 
 mrvpn_public_keys:

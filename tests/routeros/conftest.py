@@ -123,3 +123,9 @@ def until(seconds: float) -> Callable[[], bool]:
         return time.monotonic() < end
 
     return pause
+
+
+@pytest.fixture(scope="session")
+def salt_factories_config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The master lives below pytest's own folder; the name is short, for sockets' paths are."""
+    return {"root_dir": tmp_path_factory.mktemp("s"), "log_server_level": "error"}
