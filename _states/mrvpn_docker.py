@@ -83,10 +83,12 @@ def image(name, source, context):
     return _result(name, f"made: {source}", changes)
 
 
-def rebuilt(name, source, context, pull=True):
+def rebuilt(name, image, source, context, pull=True):
     """
-    The image ``name`` has today's packages: built anew aside, or pulled again; containers move only when it differs.
+    An image has today's packages: built anew aside, or pulled again; containers move only when it differs.
 
+    image
+        its name
     pull
         whether the base image is asked for anew, too
     """
@@ -96,9 +98,9 @@ def rebuilt(name, source, context, pull=True):
         if __opts__["test"]:
             return _result(name, "would be made anew; what differs is known then", {"image": source}, result=None)
         if source == "pull":
-            changes = __salt__["mrvpn_docker.refresh"](name)
+            changes = __salt__["mrvpn_docker.refresh"](image)
         else:
-            changes = __salt__["mrvpn_docker.rebuild"](name, context, pull)
+            changes = __salt__["mrvpn_docker.rebuild"](image, context, pull)
     except CommandExecutionError as error:
         return _result(name, str(error), result=False)
     return _result(name, f"{len(changes)} parts differ" if changes else "nothing newer", changes)

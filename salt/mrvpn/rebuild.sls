@@ -12,7 +12,7 @@ include:
 {% endif %}
 fresh {{ view['image']['name'] }}:
   mrvpn_docker.rebuilt:
-    - name: {{ view['image']['name'] | json }}
+    - image: {{ view['image']['name'] | json }}
     - source: {{ view['image']['source'] }}
     - context: {{ view['root'] }}/build
     - failhard: True
@@ -24,7 +24,7 @@ fresh {{ view['image']['name'] }}:
 {% for image in images %}
 fresh {{ image }}:
   mrvpn_docker.rebuilt:
-    - name: {{ image | json }}
+    - image: {{ image | json }}
     - source: {{ 'preloaded' if view['image']['source'] == 'preloaded' else 'pull' }}
     - context: ""
     - failhard: True

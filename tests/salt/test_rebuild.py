@@ -33,7 +33,15 @@ def test_only_what_differs_moves(tmp_path: Path, docker_host: DockerHost) -> Non
     rig.prepare(tmp_path, "uk", load_view("uk"))
 
     def rebuilt() -> dict[str, Any]:
-        call = ("state.single", "mrvpn_docker.rebuilt", NAME, 'source="build"', f'context="{context}"', "pull=false")
+        call = (
+            "state.single",
+            "mrvpn_docker.rebuilt",
+            "fresh",
+            f'image="{NAME}"',
+            'source="build"',
+            f'context="{context}"',
+            "pull=false",
+        )
         answer = rig.sealed(tmp_path, docker_host.netns, *call, docker=docker_host.socket)
         (result,) = rig.by_state(answer).values()
         assert result["result"] is True, result["comment"]
