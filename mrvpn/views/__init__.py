@@ -21,7 +21,7 @@ from mrvpn.topology import (
     collapse,
     namespace,
 )
-from mrvpn.views import firezone, psk, routeros
+from mrvpn.views import firezone, hub, psk, routeros
 from mrvpn.views.content import content_hash
 from mrvpn.views.settings import HOOK, RECURSOR_PORT, RECURSOR_UID, services, settings
 
@@ -81,6 +81,7 @@ def view(
         "host_guard": _host_guard(network, host, names),
         "lan": list(options.lan) if options else [],
     }
+    hub.extend(found, network, host)
     firezone.extend(found, network, secret)
     routeros.extend(found, network)
     return {"version": content_hash(found), **found}
@@ -229,12 +230,11 @@ def _frr(network: Network, host: str) -> list[dict[str, Any]]:
     lan = list(options.lan) if options else []
     found = []
     for space, tunnels in sorted(network.spaces.get(host, {}).items()):
-        interfaces = [_ospf(network, name, host) for name in tunnels]
+        interfaces = [_ospf(network, name) for name in tunnels]
         mine = [*(lan if space == "host" else [])]
         if host == d.entrypoint and space == GATEWAY_SERVICE:
             passive = {"name": GATEWAY_INTERFACE, "passive": True, "cost": None, "bfd": False}
-            quiet = {"type": "point-to-point", "neighbors": {"ipv4": [], "ipv6": []}}
-            interfaces.append({**passive, "ipv6": d.firezone.fz_client_subnet6 is not None, **quiet})
+            interfaces.append({**passive, "ipv6": d.firezone.fz_client_subnet6 is not None})
             mine += client_subnets(d)
         announce = lan if space == "host" else []
         found.append(
@@ -255,24 +255,8 @@ def _frr(network: Network, host: str) -> list[dict[str, Any]]:
     return found
 
 
-def _ospf(network: Network, name: str, host: str) -> dict[str, Any]:
-    """An interface that speaks OSPF. With more than one peer, to which WireGuard sends no multicast, they are named."""
-    peers = [peer for peer in network.description.tunnels[name].hosts if peer != host]
-    link_local = network.link_local.get(name, {})
-    return {
-        "name": name,
-        "passive": False,
-        "cost": None,
-        "ipv6": bool(link_local),
-        "bfd": True,
-        "type": "point-to-point" if len(peers) == 1 else "point-to-multipoint",
-        "neighbors": {
-            "ipv4": [a.split("/")[0] for peer in peers for a in network.addresses[name][peer] if ":" not in a],
-            "ipv6": [link_local[peer].split("/")[0] for peer in peers if link_local],
-        }
-        if len(peers) > 1
-        else {"ipv4": [], "ipv6": []},
-    }
+def _ospf(network: Network, name: str) -> dict[str, Any]:
+    return {"name": name, "passive": False, "cost": None, "ipv6": name in network.link_local, "bfd": True}
 
 
 def _recursors(network: Network) -> list[dict[str, Any]]:
