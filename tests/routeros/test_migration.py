@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import FAR, until
 
 from mrvpn.routeros.transaction import Order, reconcile
+from tests.routeros.conftest import FAR, until
 from tests.simulators.routeros import Router
 
 GOLDEN = Path(__file__).parent / "golden" / "from_mrvpn2.json"

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import DESCRIPTION, FAR
 from proxies import Site, master
 from saltfactories.manager import FactoriesManager
 from saltfactories.plugins.event_listener import EventListener
 
 from mrvpn.routeros import PATHS
+from tests.routeros.conftest import DESCRIPTION, FAR
 from tests.simulators.routeros import Fault, Router, Simulator, User
 from tests.simulators.routeros.certs import Authority, Pair
 
