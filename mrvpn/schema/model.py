@@ -233,12 +233,25 @@ class Route(Model):
         return value
 
 
+def _seconds(value: Any) -> Any:
+    """Seconds of 86400, "24h", "7d", "30m" or "90s"."""
+    found = re.fullmatch(r"([0-9]{1,9})\s*([smhd]?)", str(value).strip())
+    if isinstance(value, bool) or not found or not int(found[1]):
+        raise ValueError(f"{value!r} is no duration: write 24h, 7d, 30m, or seconds")
+    return int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+Duration = Annotated[int, BeforeValidator(_seconds), Field(ge=60)]
+
+
 class CountryDatabase(Model):
     """`routing.country_database`."""
 
     path: str | None = None
     url: str | None = None
-    refresh: str | int | None = None
+    refresh: Duration | None = None
+    checksum: str | None = None
+    exit: str | None = None
 
 
 class NameList(Model):
@@ -247,7 +260,10 @@ class NameList(Model):
     url: str | None = None
     path: str | None = None
     format: Literal["auto", "plain", "hosts", "dnsmasq", "clash", "geosite"] = "auto"
-    refresh: str | int | None = None
+    refresh: Duration | None = None
+    checksum: str | None = None
+    exit: str | None = None
+    attributes: Texts = ()
 
 
 class Routing(Model):
@@ -266,12 +282,28 @@ class Routing(Model):
     learn_scope: Literal["all", "client"] = "all"
 
 
+class Health(Model):
+    """`exits.<tunnel>.health`: how the exit is judged besides its interface."""
+
+    route: Prefix | None = None
+    icmp: Annotated[tuple[Address, ...], BeforeValidator(_listed)] = ()
+    http: Annotated[tuple[Annotated[str, Field(pattern=r"^http://")], ...], BeforeValidator(_listed)] = ()
+    dns: Annotated[tuple[Address, ...], BeforeValidator(_listed)] = ()
+    handshake: Annotated[int, Field(ge=1)] | None = None
+    interval: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] | None = None
+    timeout: Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)] | None = None
+    down_after: Annotated[int, Field(ge=1)] | None = None
+    up_after: Annotated[int, Field(ge=1)] | None = None
+    grace: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] | None = None
+
+
 class Exit(Model):
     """`exits.<tunnel>`: what else is to be said of a tunnel as an exit."""
 
     fallback: Texts = ()
     on_down: Literal["block", "default"] = "block"
     ipv6: Literal["auto", "route", "strip"] = "auto"
+    health: Health | None = None
 
 
 class Client(Model):

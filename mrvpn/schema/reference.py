@@ -23,6 +23,7 @@ PLACES = {
     "Route": "mrvpn.routing.routes[]",
     "CountryDatabase": "mrvpn.routing.country_database",
     "Exit": "mrvpn.exits.<tunnel>",
+    "Health": "mrvpn.exits.<tunnel>.health",
     "NameList": "mrvpn.lists.<name>",
     "Client": "mrvpn.clients.<name>",
     "Dns": "mrvpn.dns",
@@ -95,6 +96,20 @@ DOCS = {
     "CountryDatabase.path": "An .mmdb file inside the daemon's container.",
     "CountryDatabase.url": "Where it is fetched.",
     "CountryDatabase.refresh": "How often, such as 24h.",
+    "CountryDatabase.checksum": "A URL that holds its SHA-256.",
+    "CountryDatabase.exit": "The exit that the fetch goes through.",
+    "Docker.source": "Where the engine is installed from.",
+    "Exit.health": "How the exit is judged; without it only its interface counts.",
+    "Health.route": "A prefix that OSPF keeps by the exit's interface while its far end lives.",
+    "Health.icmp": "Addresses of which one must answer a ping by this exit.",
+    "Health.http": "URLs (http://ADDRESS/...) of which one must answer by this exit.",
+    "Health.dns": "Servers of which one must answer by this exit.",
+    "Health.handshake": "Seconds that WireGuard's newest handshake may be old.",
+    "Health.interval": "Seconds between two rounds.",
+    "Health.timeout": "Seconds that a round waits.",
+    "Health.down_after": "Failed rounds after which the exit is down.",
+    "Health.up_after": "Good rounds after which it is up again.",
+    "Health.grace": "Seconds that its interface may be away.",
     "Exit.fallback": "The exits that take over, in this order, while this one is down.",
     "Exit.on_down": "What happens when no fallback is up: nothing passes, or the default exit takes it.",
     "Exit.ipv6": "Whether IPv6 goes this way; auto: where its far end takes ::/0.",
@@ -102,6 +117,9 @@ DOCS = {
     "NameList.path": "A file on the entrypoint instead.",
     "NameList.format": "How the list is written.",
     "NameList.refresh": "How often it is fetched, such as 24h.",
+    "NameList.checksum": "A URL that holds its SHA-256.",
+    "NameList.exit": "The exit that the fetch goes through.",
+    "NameList.attributes": "Of geosite lists: only entries with one of these.",
     "Client.public_key": "Its WireGuard public key.",
     "Client.addresses": "Its addresses, of the clients' prefixes.",
     "Dns.upstream": "The servers asked; without any, the recursor resolves from the root.",
@@ -184,7 +202,7 @@ def json_schema() -> dict[str, Any]:
 
 def _loose(model: str, field: str, value: dict[str, Any]) -> dict[str, Any]:
     """A field's schema with the spellings that are read besides the one that pydantic knows, and null for absent."""
-    if f"{model}.{field}" == "End.expose":
+    if field == "refresh" or f"{model}.{field}" == "End.expose":
         value = {"type": ["integer", "string"]}
     elif f"{model}.{field}" in ("End.table", "Dns.dnssec"):
         value = {"anyOf": [value, {"const": False}]}

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from mrvpn import marks
+from mrvpn.schema.model import Exit
 from mrvpn.topology import GATEWAY_SERVICE, Network, Rule, client_subnets, collapse
 from mrvpn.views.content import content_hash
 
@@ -46,6 +47,7 @@ def _settings(network: Network, service: str) -> dict[str, Any]:
                 "ipv6": e.ipv6,
                 "fallback": list(d.exits[e.name].fallback) if e.name in d.exits else [],
                 "on_down": d.exits[e.name].on_down if e.name in d.exits else "block",
+                **_health(d.exits.get(e.name)),
             }
             for e in network.exits
         ],
@@ -65,9 +67,20 @@ def _settings(network: Network, service: str) -> dict[str, Any]:
         "hints": d.routing.hints,
         "learned_max": 200_000,
     }
-    if d.lists:  # only then: what the daemon has to fetch
-        found["lists"] = {name: options.model_dump() for name, options in sorted(d.lists.items())}
+    # only where described: what the daemon has to fetch
+    if d.lists:
+        found["lists"] = {name: options.model_dump(mode="json") for name, options in sorted(d.lists.items())}
+    database = d.routing.country_database
+    if database.url:
+        found["country_source"] = database.model_dump(mode="json", exclude={"path"}, exclude_none=True)
     return {"version": content_hash(found), **found}
+
+
+def _health(options: Exit | None) -> dict[str, Any]:
+    """What an exit is judged by, only where it is described."""
+    if options is None or options.health is None:
+        return {}
+    return {"health": options.health.model_dump(mode="json", exclude_unset=True)}
 
 
 def services(network: Network) -> dict[str, list[str]]:

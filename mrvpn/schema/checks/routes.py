@@ -26,7 +26,7 @@ def check(source: Source, d: Description) -> None:
         _countries(source, route, path)
         _names(source, d, route, path)
     _exits(source, d, mine)
-    _lists(source, d)
+    _lists(source, d, mine)
     _marks(source, d, mine)
 
 
@@ -121,10 +121,15 @@ def _circles(follows: dict[str, list[str]]) -> list[list[str]]:
     return found
 
 
-def _lists(source: Source, d: Description) -> None:
+def _lists(source: Source, d: Description, mine: list[str]) -> None:
     for name, options in d.lists.items():
         if (options.url is None) == (options.path is None):
             source.problem(("lists", name), "needs one of `url` and `path`", "list-place")
+        if options.exit is not None:
+            _exit(source, d, options.exit, mine, ("lists", name, "exit"))
+    database = d.routing.country_database
+    if database.exit is not None:
+        _exit(source, d, database.exit, mine, ("routing", "country_database", "exit"))
 
 
 def _marks(source: Source, d: Description, mine: list[str]) -> None:
