@@ -36,7 +36,7 @@ from ipt_server.health.monitor import Monitor
 from ipt_server.kernel import KernelProblem, events, routes
 from ipt_server.kernel.conntrack import Conntrack, Flow
 from ipt_server.kernel.netlink import KernelRefused
-from ipt_server.kernel.state import Kernel, stands
+from ipt_server.kernel.state import Kernel, Prepared, stands
 from ipt_server.metrics import Metrics
 from ipt_server.settings import Exit, RuleSetting, Settings
 
@@ -198,12 +198,13 @@ class Daemon:
             self._take(rules)
             self.kernel.commit(prepared, self._elements())
         except KernelProblem as error:
+            # what was prepared lies where nobody looks; only chains of another form would be closed now
             self.problems = [f"the kernel refused: {error}"]
             self.learned.replace(learned)
             self._take(before)
-            prepared = await asyncio.to_thread(self.kernel.prepare, before)
-            self.kernel.commit(prepared, self._elements())
+            await self._anew()
             return self._result("refused")
+        await self._finish(prepared)
         self.problems = []
         self.generation += 1
         self.monitor.watch(rules.settings)
@@ -394,11 +395,24 @@ class Daemon:
             return
         async with self._reloading:
             log.error("the nft table is gone: it is made anew")
-            try:
-                prepared = await asyncio.to_thread(self.kernel.prepare, self.rules)
-                self.kernel.commit(prepared, self._elements())
-            except KernelProblem as error:
-                log.error("the nft table could not be made anew: %s", error)
+            await self._anew()
+
+    async def _anew(self) -> None:
+        """Puts the rules in force into the kernel once more."""
+        try:
+            prepared = await asyncio.to_thread(self.kernel.prepare, self.rules)
+            self.kernel.commit(prepared, self._elements())
+        except KernelProblem as error:
+            log.error("the rules could not be put in force anew: %s", error)
+            return
+        await self._finish(prepared)
+
+    async def _finish(self, prepared: Prepared) -> None:
+        """Clears what the generation before left; where that fails the next one does it."""
+        try:
+            await asyncio.to_thread(self.kernel.finish, prepared)
+        except KernelProblem as error:
+            log.warning("the old maps were not emptied: %s", error)
 
     def _save(self) -> None:
         if not self._dirty:

@@ -113,7 +113,8 @@ class RuleSetting(_Model):
     """One route rule with one kind of match; `exit` None only sets a TTL."""
 
     id: str
-    mark: Annotated[int, Field(ge=marks.RULE_BASE, lt=marks.DEFAULT_RULE)]
+    # half of the rule marks there are: two generations stand side by side for a moment
+    mark: Annotated[int, Field(ge=marks.RULE_BASE, lt=marks.RULE_BASE + 0x7FFF)]
     exit: str | None
     kind: Kind
     weight: int = 0

@@ -27,11 +27,13 @@ def destination(address: Address, rules: RuleSet) -> dict[str, Any]:
         found: dict[str, Any] = {"learned": None, "geo": None, "exit_of": None}
         element = socket.element(f"learned{family}", key)
         if element is not None:
-            found["learned"] = {"mark": element[0], "seconds_left": element[1]}
-        names = [skeleton.geo(family, number, count) for number in range(count)]
+            found["learned"] = {"mark": skeleton.untagged(element[0]), "seconds_left": element[1]}
+        buffer = (socket.jump("current", b"\x02") or "look_a").removeprefix("look_")
+        names = [skeleton.geo(family, buffer, number, count) for number in range(count)]
         covering = next((e for name in names if (e := socket.element(name, key)) is not None), None)
-        found["geo"] = covering[0] if covering else None
-        mark = element[0] if element else covering[0] if covering else marks.DEFAULT_RULE
+        found["geo"] = skeleton.untagged(covering[0]) if covering else None
+        default = skeleton.tagged(marks.DEFAULT_RULE, buffer)
+        mark = element[0] if element else covering[0] if covering else default
         leads = socket.element("exit_of", mark.to_bytes(4, sys.byteorder))
         found["exit_of"] = leads[0] if leads else None
     except KernelRefused as error:

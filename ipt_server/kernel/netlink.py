@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Sequence
 
 from ipt_server.core.intervals import SIZE, Intervals
@@ -26,10 +27,12 @@ _NLMSG_DONE = 3
 _NLMSG_ERROR = 2  # an acknowledgement is one with code 0
 _NFPROTO_INET = 1
 _NESTED = 0x8000
-_ELEMENTS_A_MESSAGE = 1500  # an attribute holds 64 kB at most
+ELEMENTS_A_MESSAGE = 1500  # an attribute holds 64 kB at most
 TABLE_NAME = b"mrvpn\0"
 _HEADER = struct.Struct("=IHHII")
+_ERROR = struct.Struct("=IHHIIi")
 _FAMILY = struct.Struct("!BBH")
+_ONE_SEQUENCE = 1 << 31  # apart from the batches'
 
 
 class KernelRefused(KernelProblem, OSError):
@@ -67,11 +70,18 @@ _INTERVAL_END = attribute(3, b"\0\0\0\1")
 _JUMP = struct.pack("!i", -3)
 
 
-def interval_records(intervals: Intervals) -> tuple[bytes, int]:
+def _jump(chain: str) -> bytes:
+    """The data of an element that jumps to a chain."""
+    verdict = attribute(1, _JUMP) + attribute(2, chain.encode() + b"\0")
+    return attribute(_NESTED | 2, attribute(_NESTED | 2, verdict))
+
+
+def interval_records(intervals: Intervals, tag: int = 0) -> tuple[bytes, int]:
     """The element records of intervals and the size of one interval's: a start with its mark, the end past its last.
 
     Packed columns are copied a byte of all intervals at a time, which takes milliseconds where packing each by itself
-    takes a second for a whole world. An interval that reaches the last address of its family has no end.
+    takes a second for a whole world. An interval that reaches the last address of its family has no end. `tag`: a bit
+    that every mark gets.
     """
     size, stride = SIZE[intervals.family], intervals.stride
     start = _element(_value(1, bytes(size)), _value(2, bytes(4)))
@@ -82,8 +92,12 @@ def interval_records(intervals: Intervals) -> tuple[bytes, int]:
     places = [key + n for n in range(size)]  # first address, the one after the last, mark
     places += [len(start) + key + n for n in range(size)]
     places += [key + size + 8 + n for n in range(4)]
+    tags = bytes(2 * size) + tag.to_bytes(4, sys.byteorder)
     for column, place in enumerate(places):
-        out[place::record] = intervals.packed[column::stride]
+        values = intervals.packed[column::stride]
+        if bit := tags[column]:
+            values = values.translate(bytes(value ^ bit for value in range(256)))
+        out[place::record] = values
     if len(intervals) and not any(intervals.packed[-4 - size : -4]):
         del out[-len(end) :]
     return bytes(out), record
@@ -119,27 +133,26 @@ class Batch:
         self._plan.append((kind, flags, head + attribute(_NESTED | 3, body)))
 
     def _elements(self, kind: int, name: str, records: Sequence[bytes], flags: int = 0) -> Batch:
-        for at in range(0, len(records), _ELEMENTS_A_MESSAGE):
-            self._add(kind, flags, name, b"".join(records[at : at + _ELEMENTS_A_MESSAGE]))
+        for at in range(0, len(records), ELEMENTS_A_MESSAGE):
+            self._add(kind, flags, name, b"".join(records[at : at + ELEMENTS_A_MESSAGE]))
         return self
 
-    def replace_intervals(self, name: str, intervals: Intervals) -> Batch:
-        """Makes an interval map hold exactly these."""
-        self.flush(name)
-        records, size = interval_records(intervals)
-        step = _ELEMENTS_A_MESSAGE // 2 * size
-        for at in range(0, len(records), step):
-            self._add(_NEWSETELEM, _F_CREATE, name, records[at : at + step])
+    def add_records(self, name: str, records: bytes) -> Batch:
+        """Adds records that `interval_records` made, as many as a message holds."""
+        self._add(_NEWSETELEM, _F_CREATE, name, records)
         return self
+
+    def replace_verdicts(self, name: str, jumps: Iterable[tuple[bytes, str]]) -> Batch:
+        """Makes a map of verdicts hold exactly (key, chain to jump to)."""
+        records = [_element(_value(1, key), _jump(chain)) for key, chain in jumps]
+        return self.flush(name)._elements(_NEWSETELEM, name, records, _F_CREATE)
 
     def replace_jumps(self, name: str, family: int, jumps: Sequence[tuple[int, int, str]]) -> Batch:
         """Makes an interval map of verdicts hold exactly (first, last, chain to jump to)."""
         size = SIZE[family]
         records = []
         for first, last, chain in jumps:
-            verdict = attribute(1, _JUMP) + attribute(2, chain.encode() + b"\0")
-            data = attribute(_NESTED | 2, attribute(_NESTED | 2, verdict))
-            records.append(_element(_value(1, first.to_bytes(size, "big")), data))
+            records.append(_element(_value(1, first.to_bytes(size, "big")), _jump(chain)))
             if last + 1 < 1 << 8 * size:
                 records.append(_element(_value(1, (last + 1).to_bytes(size, "big")), _INTERVAL_END))
         return self.flush(name)._elements(_NEWSETELEM, name, records, _F_CREATE)
@@ -149,9 +162,25 @@ class Batch:
         records = [_element(_value(1, _mark(key)), _value(2, _mark(mark))) for key, mark in pairs]
         return self.flush(name)._elements(_NEWSETELEM, name, records, _F_CREATE)
 
-    def replace_pairs(self, name: str, pairs: Iterable[tuple[int, str]]) -> Batch:
-        """Makes a set hold exactly these (mark, interface)."""
-        records = [_element(_value(1, _mark(mark) + interface.encode().ljust(16, b"\0"))) for mark, interface in pairs]
+    def replace_elements(
+        self, name: str, elements: Iterable[tuple[bytes, bytes | None, int | None]], ends: bool = False
+    ) -> Batch:
+        """Makes a small set or map hold exactly these (first key, last key, mark).
+
+        The last key is for ranges: with `ends` as an element past it, as a set of plain ranges has it, else as the
+        second key of a set of several fields. The mark is a map's.
+        """
+        records = []
+        for key, last, mark in elements:
+            parts = [_value(1, key)]
+            if last is not None and not ends:
+                parts.append(_value(10, last))
+            if mark is not None:
+                parts.append(_value(2, _mark(mark)))
+            records.append(_element(*parts))
+            if last is not None and ends and last != b"\xff" * len(last):
+                after = (int.from_bytes(last, "big") + 1).to_bytes(len(last), "big")
+                records.append(_element(_value(1, after), _INTERVAL_END))
         return self.flush(name)._elements(_NEWSETELEM, name, records, _F_CREATE)
 
     def set_timed(self, name: str, family: int, elements: Sequence[tuple[int, int, float]]) -> Batch:
@@ -180,6 +209,27 @@ class Batch:
         last = before + len(self._plan) + 1
         parts.append(_message(_BATCH_END, _F_REQUEST, last, 0, _NFNL_SUBSYS_NFTABLES))
         return b"".join(parts), len(self._plan)
+
+
+class _One:
+    """The bytes of a batch that sets one learned element, and the places that differ from one to the next."""
+
+    def __init__(self, family: int, replaces: bool) -> None:
+        name, size = f"learned{family}", SIZE[family]
+        blank = (1 << 8 * size) - 0x0102  # a key that nothing else in the bytes looks like
+        batch = Batch("mrvpn")
+        if replaces:
+            batch.delete(name, family, [blank])
+        batch.set_timed(name, family, [(blank, 0, 0.0)])
+        data, self.count = batch.data(_ONE_SEQUENCE)
+        self.data = bytearray(data)
+        key = blank.to_bytes(size, "big")
+        self.keys = [at for at in range(len(data)) if data.startswith(key, at)]
+        self.mark = self.keys[-1] + size + 8  # past the headers of data and value
+        self.timeout = self.mark + 4 + 4
+
+
+_ONE = {(family, replaces): _One(family, replaces) for family in (4, 6) for replaces in (False, True)}
 
 
 class Socket:
@@ -220,26 +270,46 @@ class Socket:
         if failed:
             raise KernelRefused(failed, os.strerror(failed))
 
+    def learn(self, family: int, address: int, mark: int, seconds: float, replaces: bool) -> None:
+        """Sets one element of `learned4` or `learned6`, as a batch would: the call that an answer waits for.
+
+        Raises KernelRefused. The bytes are made once and filled in: half of what it takes is the kernel's.
+        """
+        one = _ONE[family, replaces]
+        data, size = one.data, SIZE[family]
+        key = address.to_bytes(size, "big")
+        for place in one.keys:
+            data[place : place + size] = key
+        struct.pack_into("=I", data, one.mark, mark)
+        struct.pack_into(">Q", data, one.timeout, max(1, int(seconds * 1000)))
+        try:
+            self._socket.send(data)
+            failed = self._answer(_ONE_SEQUENCE + 1, _ONE_SEQUENCE + one.count)
+        except OSError as error:
+            raise KernelRefused(error.errno or errno.EIO, f"netlink: {error.strerror or error}") from None
+        if failed:
+            raise KernelRefused(failed, os.strerror(failed))
+
     def _answer(self, first: int, last: int) -> int:
         """The first error among the answers to messages `first` to `last`, or 0 where the last was acknowledged.
 
         Answers of an earlier batch that nobody read are passed over by their numbers.
         """
-        failed, acknowledged = 0, False
+        failed = 0
         while True:
             try:
                 reply = self._socket.recv(1 << 16)
             except BlockingIOError:
-                break
+                return failed or errno.ENOBUFS
             at = 0
             while at < len(reply):
-                length, kind, _, sequence, _ = _HEADER.unpack_from(reply, at)
+                length, kind, _, sequence, _, code = _ERROR.unpack_from(reply, at)
                 if kind == _NLMSG_ERROR and first <= sequence <= last:
-                    code = -int(struct.unpack_from("=i", reply, at + 16)[0])
-                    failed = failed or code
-                    acknowledged = acknowledged or (code == 0 and sequence == last)
+                    if code:
+                        failed = failed or -code
+                    elif sequence == last and not failed:
+                        return 0
                 at += (length + 3) & ~3
-        return failed or (0 if acknowledged else errno.ENOBUFS)
 
     def request(self, subsystem: int, kind: int, family: int, payload: bytes, dump: bool = False) -> list[bytes]:
         """The bodies (after their nfgenmsg) of the answers to one message. Raises KernelRefused.
@@ -270,8 +340,8 @@ class Socket:
                     found.append(reply[at + 20 : at + length])
                 at += (length + 3) & ~3
 
-    def element(self, name: str, key: bytes) -> tuple[int, float | None] | None:
-        """(mark, seconds left or None) of the element of a map that answers for a key, or None."""
+    def _get(self, name: str, key: bytes) -> dict[int, bytes] | None:
+        """The attributes of the element of a map that answers for a key, or None."""
         payload = attribute(1, TABLE_NAME) + attribute(2, name.encode() + b"\0")
         payload += attribute(_NESTED | 3, _element(_value(1, key)))
         try:
@@ -283,11 +353,23 @@ class Socket:
         for body in bodies:
             for element in attributes(attributes(body).get(3, b"")).values():
                 fields = attributes(element)
-                mark = attributes(fields.get(2, b"")).get(1)
-                left = fields.get(5)
-                if mark is not None and not int.from_bytes(fields.get(3, b""), "big") & 1:
-                    return struct.unpack("=I", mark)[0], int.from_bytes(left, "big") / 1000 if left else None
+                if not int.from_bytes(fields.get(3, b""), "big") & 1:  # no interval's end
+                    return fields
         return None
+
+    def element(self, name: str, key: bytes) -> tuple[int, float | None] | None:
+        """(mark, seconds left or None) of the element of a map that answers for a key, or None."""
+        fields = self._get(name, key) or {}
+        mark, left = attributes(fields.get(2, b"")).get(1), fields.get(5)
+        if mark is None:
+            return None
+        return struct.unpack("=I", mark)[0], int.from_bytes(left, "big") / 1000 if left else None
+
+    def jump(self, name: str, key: bytes) -> str | None:
+        """The chain that a map of verdicts jumps to for a key, or None."""
+        fields = self._get(name, key) or {}
+        chain = attributes(attributes(fields.get(2, b"")).get(2, b"")).get(2)
+        return chain.rstrip(b"\0").decode() if chain else None
 
     def close(self) -> None:
         """Closes the socket."""

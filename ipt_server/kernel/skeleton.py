@@ -11,6 +11,7 @@ import hashlib
 import ipaddress
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from ipt_server.core.failover import exit_of
 from ipt_server.core.private import PRIVATE
@@ -21,23 +22,17 @@ from mrvpn import marks
 TABLE = "mrvpn"
 LARGE = 20_000  # intervals; the kernel's dump of a map, which every nft command asks for, is quadratic in its size
 SHARDS = 64
+# Interval maps are filled while nobody looks and put in force by one element of `current`: the kernel publishes what a
+# batch says of each of them one after another, some milliseconds after it says it of hash maps such as exit_of.
+BUFFERS = ("a", "b")
+TAG = 0x8000
 ONE_MAP = {4: 1, 6: 1}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 _KEY = {4: "ip", 6: "ip6"}
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Part = str | int | ipaddress.IPv4Address | ipaddress.IPv6Address | Network
 _OSPF = 89
 _BFD = "{ 3784, 3785, 4784 }"
-
-
-def _names(names: Iterable[str]) -> str:
-    return ", ".join(f'"{name}"' for name in names)
-
-
-def _elements(text: str) -> str:
-    return f" elements = {{ {text} }};" if text else ""
-
-
-def _family(prefixes: Iterable[str], family: int) -> list[str]:
-    return [p for p in prefixes if ipaddress.ip_network(p, strict=False).version == family]
 
 
 def tunnels(s: Settings) -> list[str]:
@@ -45,38 +40,63 @@ def tunnels(s: Settings) -> list[str]:
     return [t.interface for t in s.tunnels if t.interface not in s.ingress]
 
 
-def sets(s: Settings) -> list[tuple[str, str, str]]:
-    """The small sets: (name, declaration, elements); a reload replaces their elements in one transaction."""
+@dataclass(frozen=True)
+class Small:
+    """A small set: its declaration and elements. A part of an element is an interface, a mark, an address or a prefix.
+
+    A map's element has a mark as its last part.
+    """
+
+    declaration: str
+    elements: tuple[tuple[Part, ...], ...]
+
+    @property
+    def name(self) -> str:
+        return self.declaration.split()[1]
+
+    @property
+    def is_map(self) -> bool:
+        return self.declaration.startswith("map ")
+
+    def __str__(self) -> str:
+        told = []
+        for element in self.elements:
+            words = [f'"{p}"' if isinstance(p, str) else f"{p:#x}" if isinstance(p, int) else str(p) for p in element]
+            told.append(" . ".join(words[:-1]) + f" : {words[-1]}" if self.is_map else " . ".join(words))
+        return ", ".join(told)
+
+
+def sets(s: Settings) -> list[Small]:
+    """The small sets, each with the elements that a generation gives it."""
     by_interface = {e.interface: e for e in s.exits if e.interface}
+    linked = dict.fromkeys([*tunnels(s), *(t.interface for t in s.tunnels)])
     found = [
-        ("ingress", "set ingress { type ifname;", _names(s.ingress)),
-        ("dns", "set dns { type ifname;", _names(name for name in s.recursor.interfaces if name in s.ingress)),
-        ("tunnels", "set tunnels { type ifname;", _names(tunnels(s))),
-        ("links", "set links { type ifname;", _names(dict.fromkeys([*tunnels(s), *(t.interface for t in s.tunnels)]))),
-        (
-            "in_mark",
-            "map in_mark { type ifname : mark;",
-            ", ".join(f'"{t}" : {by_interface[t].mark:#x}' for t in tunnels(s) if t in by_interface),
-        ),
-        (
-            "hairpin",
-            "set hairpin { typeof meta mark . meta iifname;",
-            ", ".join(f'{e.mark:#x} . "{e.interface}"' for e in s.exits if e.interface in s.ingress),
-        ),
-    ]
+        Small("set ingress { type ifname;", tuple((name,) for name in s.ingress)),
+        Small("set dns { type ifname;", tuple((name,) for name in s.recursor.interfaces if name in s.ingress)),
+        Small("set tunnels { type ifname;", tuple((name,) for name in tunnels(s))),
+        Small("set links { type ifname;", tuple((name,) for name in linked)),
+        Small("map in_mark { type ifname : mark;",
+              tuple((t, by_interface[t].mark) for t in tunnels(s) if t in by_interface)),
+        Small("set hairpin { typeof meta mark . meta iifname;",
+              tuple((e.mark, e.interface) for e in s.exits if e.interface in s.ingress)),
+    ]  # fmt: skip
     for family in (4, 6):
-        mesh = s.mesh.ipv4 if family == 4 else s.mesh.ipv6
         kind = _TYPE[family]
-        found.append(
-            (f"mesh{family}", f"set mesh{family} {{ type {kind}; flags interval; auto-merge;", ", ".join(mesh))
-        )
-        sources = [f'"{t.interface}" . {p}' for t in s.tunnels for p in _family(t.sources, family)]
-        found.append(
-            (f"source{family}", f"set source{family} {{ type ifname . {kind}; flags interval;", ", ".join(sources))
-        )
-        own = [a for a in s.own if ipaddress.ip_address(a).version == family]
-        found.append((f"own{family}", f"set own{family} {{ type {kind};", ", ".join(own)))
+        mesh = _merged(s.mesh.ipv4 if family == 4 else s.mesh.ipv6, family)
+        sources = [(t.interface, prefix) for t in s.tunnels for prefix in _merged(t.sources, family)]
+        own = [address for address in map(ipaddress.ip_address, s.own) if address.version == family]
+        found += [
+            Small(f"set mesh{family} {{ type {kind}; flags interval;", tuple((prefix,) for prefix in mesh)),
+            Small(f"set source{family} {{ type ifname . {kind}; flags interval;", tuple(sources)),
+            Small(f"set own{family} {{ type {kind};", tuple((address,) for address in dict.fromkeys(own))),
+        ]
     return found
+
+
+def _merged(prefixes: Iterable[str], family: int) -> list[Network]:
+    """The prefixes of one family, none inside or beside another."""
+    networks = [ipaddress.ip_network(p) for p in prefixes]
+    return list(ipaddress.collapse_addresses(n for n in networks if n.version == family))  # type: ignore[type-var]
 
 
 def shards(intervals: int) -> int:
@@ -84,9 +104,19 @@ def shards(intervals: int) -> int:
     return 1 if intervals <= LARGE else SHARDS
 
 
-def geo(family: int, number: int, count: int) -> str:
-    """The name of shard `number` of `count`: of the map and of the chain that looks into it."""
-    return f"geo{family}" if count == 1 else f"geo{family}_{number:02}"
+def geo(family: int, buffer: str, number: int, count: int) -> str:
+    """The name of shard `number` of `count` of a buffer: of the map and of the chain that looks into it."""
+    return f"geo{family}_{buffer}" if count == 1 else f"geo{family}_{buffer}{number:02}"
+
+
+def tagged(mark: int, buffer: str) -> int:
+    """A rule's mark as a buffer's maps carry it: what one generation says, no other's `exit_of` may understand."""
+    return mark ^ TAG if buffer == "b" else mark
+
+
+def untagged(mark: int) -> int:
+    """The rule's mark behind a mark that a map carries (DEFAULT_RULE is in no map)."""
+    return mark & ~TAG
 
 
 def table(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
@@ -95,21 +125,24 @@ def table(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
     lines.append(f' comment "{structure(s, counts)}"')
     for name in COUNTERS:
         lines.append(f" counter {name} {{ }}")
-    for _, declaration, elements in sets(s):
-        lines.append(f" {declaration}{_elements(elements)} }}")
+    for small in sets(s):
+        elements = f" elements = {{ {small} }};" if small.elements else ""
+        lines.append(f" {small.declaration}{elements} }}")
     for family in (4, 6):
         kind = _TYPE[family]
-        for number in range(counts[family]):
-            name = geo(family, number, counts[family])
-            lines.append(f" map {name} {{ type {kind} : mark; flags interval; }}")
+        for buffer in BUFFERS:
+            for number in range(counts[family]):
+                name = geo(family, buffer, number, counts[family])
+                lines.append(f" map {name} {{ type {kind} : mark; flags interval; }}")
+                if counts[family] > 1:
+                    lines.append(f" chain {name} {{ meta mark set {_KEY[family]} daddr map @{name}; }}")
             if counts[family] > 1:
-                lines.append(f" chain {name} {{ meta mark set {_KEY[family]} daddr map @{name}; }}")
-        if counts[family] > 1:
-            lines.append(f" map shard{family} {{ type {kind} : verdict; flags interval; }}")
+                lines.append(f" map shard{family}_{buffer} {{ type {kind} : verdict; flags interval; }}")
         lines.append(f" map learned{family} {{ type {kind} : mark; flags timeout; size {2 * s.learned_max}; }}")
         private = ", ".join(PRIVATE[family])
         lines.append(f" set private{family} {{ type {kind}; flags interval; elements = {{ {private} }}; }}")
     lines += [
+        " map current { type nf_proto : verdict; }",
         " map exit_of { type mark : mark; }",
         " set pair { typeof meta mark . meta oifname; }",
         *_chains(s, counts),
@@ -121,18 +154,25 @@ def table(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
 
 def structure(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
     """What tells one form of the table from another: a table that carries the same can be kept and only filled anew."""
-    form = [*_chains(s, counts), *(declaration for _, declaration, _ in sets(s)), str(PRIVATE), str(s.learned_max)]
+    form = [*_chains(s, counts), *(small.declaration for small in sets(s)), str(PRIVATE), str(s.learned_max)]
     return "form " + hashlib.sha256("\n".join(form).encode()).hexdigest()[:16]
 
 
 COUNTERS = ("no_exit", "private", "wrong_way", "hairpinned", "input_refused", "hook_refused", "unnamed")
 
 
-def _geo(family: int, count: int) -> str:
-    """The rule that looks an address up in the interval maps."""
-    if count == 1:
-        return f"  meta mark 0 meta mark set {_KEY[family]} daddr map @geo{family}"
-    return f"  meta mark 0 {_KEY[family]} daddr vmap @shard{family}"
+def _look(buffer: str, counts: Mapping[int, int]) -> list[str]:
+    """The chain of one buffer: the interval maps, what is private and named by no rule, else the default."""
+    lines = [f" chain look_{buffer} {{"]
+    for family in (4, 6):
+        if counts[family] == 1:
+            lines.append(f"  meta mark set {_KEY[family]} daddr map @{geo(family, buffer, 0, 1)}")
+        else:
+            lines.append(f"  {_KEY[family]} daddr vmap @shard{family}_{buffer}")
+    for f in (4, 6):
+        refused = f"{_KEY[f]} daddr @private{f} counter name private reject with icmpx admin-prohibited"
+        lines.append(f"  meta mark 0 {refused}")
+    return [*lines, f"  meta mark 0 meta mark set {tagged(marks.DEFAULT_RULE, buffer):#x}", " }"]
 
 
 def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
@@ -153,17 +193,16 @@ def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
         *[f"  {_KEY[f]} daddr @own{f} meta mark set {marks.MESH:#x} goto save" for f in (4, 6)],
         *[f"  {_KEY[f]} daddr @mesh{f} meta mark set {marks.MESH:#x} goto save" for f in (4, 6)],
         *[f"  meta mark set {_KEY[f]} daddr map @learned{f}" for f in (4, 6)],
-        *[_geo(f, counts[f]) for f in (4, 6)],
-        *[
-            f"  meta mark 0 {_KEY[f]} daddr @private{f} counter name private reject with icmpx admin-prohibited"
-            for f in (4, 6)
-        ],
-        f"  meta mark 0 meta mark set {marks.DEFAULT_RULE:#x}",
+        # the buffer in force; none in a new table, which is closed
+        "  meta mark 0 meta nfproto vmap @current",
+        "  meta mark 0 counter name no_exit reject with icmpx no-route",
         "  meta mark set meta mark map @exit_of",
         f"  meta mark & {marks.RULE_BASE | marks.MESH:#x} != 0 counter name no_exit reject with icmpx no-route",
         f"  meta mark . meta iifname @hairpin counter name hairpinned meta mark set {default:#x}",
         "  goto save",
         " }",
+        *_look("a", counts),
+        *_look("b", counts),
         " chain save { ct mark set meta mark; }",
         # never by a wrong exit: the mark and the interface must belong together, whatever the routes say
         " chain forward { type filter hook forward priority filter; policy drop;",
@@ -205,17 +244,6 @@ def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
     ]
 
 
-def update(s: Settings) -> str:
-    """The text that replaces the small sets' elements in one transaction, for a table that stands."""
-    lines = []
-    for name, declaration, elements in sets(s):
-        kind = declaration.split()[0]
-        lines.append(f"flush {kind} inet {TABLE} {name}")
-        if elements:
-            lines.append(f"add element inet {TABLE} {name} {{ {elements} }}")
-    return "\n".join([*lines, ""])
-
-
 def text(rules: RuleSet) -> str:
     """Everything that a generation puts into the kernel, as nft(8) would say it: for people, and for `nft -c`."""
     s = rules.settings
@@ -225,7 +253,7 @@ def text(rules: RuleSet) -> str:
         intervals, kind = rules.intervals[family], ipaddress.IPv4Address if family == 4 else ipaddress.IPv6Address
         jumps = []
         for number, (start, stop) in enumerate(cuts(len(intervals), counts[family])):
-            name = geo(family, number, counts[family])
+            name = geo(family, "a", number, counts[family])
             part = intervals.part(start, stop)
             if len(part):
                 lines.append(f"add element inet {TABLE} {name} {{")
@@ -233,9 +261,10 @@ def text(rules: RuleSet) -> str:
                 lines.append("}")
                 jumps.append(f"{kind(intervals[start][0])}-{kind(intervals[stop - 1][1])} : jump {name}")
         if counts[family] > 1:
-            lines.append(f"add element inet {TABLE} shard{family} {{ {', '.join(jumps)} }}")
+            lines.append(f"add element inet {TABLE} shard{family}_a {{ {', '.join(jumps)} }}")
     marked = ", ".join(f"{rule:#x} : {exit_:#x}" for rule, exit_ in exit_of(rules, ()))
     pairs = ", ".join(f'{e.mark:#x} . "{e.interface}"' for e in s.exits if e.interface)
+    lines.append(f"add element inet {TABLE} current {{ ipv4 : jump look_a, ipv6 : jump look_a }}")
     lines.append(f"add element inet {TABLE} exit_of {{ {marked} }}")
     lines += [f"add element inet {TABLE} pair {{ {pairs} }}"] if pairs else []
     return "\n".join([*lines, ""])

@@ -6,9 +6,11 @@ Knows: skeleton, elements, rules and routes, in which order. Must not know: DNS,
 from __future__ import annotations
 
 import errno
+import ipaddress
 import json
 import logging
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,9 +19,11 @@ from ipt_server.core.intervals import Intervals
 from ipt_server.core.learned import Address, Change
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import KernelProblem, routes, skeleton
-from ipt_server.kernel.netlink import Batch, KernelRefused, Socket
+from ipt_server.kernel.netlink import ELEMENTS_A_MESSAGE, Batch, KernelRefused, Socket, interval_records
 
 log = logging.getLogger(__name__)
+_PROTOCOLS = {4: b"\x02", 6: b"\x0a"}  # as meta nfproto has them
+_MESSAGES_A_BATCH = 12
 
 
 class NftRefused(KernelProblem):
@@ -55,81 +59,134 @@ def stands() -> bool:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A generation whose chains, small sets, rules and routes are in force; its maps wait to change at once."""
+    """A generation whose chains, small sets, rules and routes are in force and whose maps wait in a buffer."""
 
     rules: RuleSet
     kept: bool  # the standing table was of the same form
-    batch: Batch
+    buffer: str
     default: str | None
-    intervals: Mapping[int, Intervals]
+    counts: Mapping[int, int]
 
 
 class Kernel:
-    """What ipt_server does to its namespace."""
+    """What ipt_server does to its namespace.
+
+    A generation's interval maps are filled in the buffer that nobody looks into, then one batch of hash maps
+    (`current`, `exit_of`, `pair`, learned addresses) puts all in force: a packet is judged by one generation or by the
+    other, never by both, and what fails before that batch has changed nothing.
+    """
 
     def __init__(self) -> None:
         self.down: frozenset[str] = frozenset()  # exits whose rules go by their stand-ins
-        self._socket = Socket()
+        self.buffer = "a"  # the one in force
         self.default: str | None = None  # the interface of the default exit
+        self._socket = Socket()
+        self._filling = Socket()  # apart from the one that answers wait for: it is used in a thread
+        self._rules: RuleSet | None = None
         self._form: str | None = None
-        self._small: str | None = None  # the small sets' elements that are in force
-        self._intervals: Mapping[int, Intervals] = {}  # what is in the maps, where that is known
+        self._filled: tuple[str, Mapping[int, Intervals]] | None = None  # a buffer and what it holds
 
     def apply(self, rules: RuleSet, learned: Iterable[tuple[Address, int, float]]) -> bool:
         """Makes the kernel what the rules say; returns whether a standing table of the same form was kept."""
         prepared = self.prepare(rules)
         self.commit(prepared, learned)
+        self.finish(prepared)
         return prepared.kept
 
     def prepare(self, rules: RuleSet) -> Prepared:
-        """Does all that takes time and misleads no packet; a new table is closed. Raises KernelProblem."""
+        """Does all that takes time and changes no packet's way; a new table is closed. Raises KernelProblem."""
         s = rules.settings
         counts = {family: skeleton.shards(len(rules.intervals[family])) for family in (4, 6)}
         form = skeleton.structure(s, counts)
         standing = self._form if self._form is not None and stands() else standing_form()
         kept = standing == form
         if not kept:
-            self._intervals = {}
+            self._filled = None
             nft(skeleton.table(s, counts))
+        self._form = form
         routes.apply_rules(s)
         seen = routes.look()
         routes.apply_tables(s, seen)
-        if kept and self._small != skeleton.update(s):
-            nft(skeleton.update(s))
-        self._form, self._small = form, skeleton.update(s)
-        batch = Batch(skeleton.TABLE)
+        small = Batch(skeleton.TABLE)
+        for one in skeleton.sets(s):
+            small.replace_elements(one.name, *_wire(one))
+        self._filling.send(small)
+        in_force = self._in_force() if kept else None
+        if in_force is not None and self._stays(rules, in_force):
+            return Prepared(rules, kept, in_force, seen.default_interface(), counts)
+        buffer = "b" if in_force == "a" else "a"
         for family in (4, 6):
-            if self._intervals.get(family) != rules.intervals[family]:
-                _fill(batch, rules.intervals[family], counts[family])
-        return Prepared(rules, kept, batch, seen.default_interface(), rules.intervals)
+            self._fill(rules.intervals[family], buffer, counts[family])
+        return Prepared(rules, kept, buffer, seen.default_interface(), counts)
+
+    def _in_force(self) -> str | None:
+        """The buffer that `current` names, or None in a table that is closed."""
+        chain = self._filling.jump("current", _PROTOCOLS[4])
+        return chain.removeprefix("look_") if chain else None
+
+    def _stays(self, rules: RuleSet, buffer: str) -> bool:
+        """Whether a buffer that is in force says what these rules say, with marks that mean the same."""
+        if self._rules is None or self._filled != (buffer, rules.intervals):
+            return False
+        before, after = dict(exit_of(self._rules, ())), dict(exit_of(rules, ()))
+        return all(after.get(mark, exit_) == exit_ for mark, exit_ in before.items())
+
+    def _fill(self, intervals: Intervals, buffer: str, count: int) -> None:
+        """Fills a family's maps of a buffer that is not in force, a part at a time: answers wait for no long batch."""
+        family, jumps = intervals.family, []
+        for number, (start, stop) in enumerate(skeleton.cuts(len(intervals), count)):
+            name = skeleton.geo(family, buffer, number, count)
+            records, size = interval_records(intervals.part(start, stop), skeleton.TAG if buffer == "b" else 0)
+            batch = Batch(skeleton.TABLE).flush(name)
+            step = ELEMENTS_A_MESSAGE // 2 * size
+            for place, at in enumerate(range(0, len(records), step), 1):
+                batch.add_records(name, records[at : at + step])
+                if place % _MESSAGES_A_BATCH == 0:
+                    self._filling.send(batch)
+                    batch = Batch(skeleton.TABLE)
+            self._filling.send(batch)
+            if count > 1:
+                jumps.append((intervals[start][0], intervals[stop - 1][1], name))
+        if count > 1:
+            self._filling.send(Batch(skeleton.TABLE).replace_jumps(f"shard{family}_{buffer}", family, jumps))
 
     def commit(self, prepared: Prepared, learned: Iterable[tuple[Address, int, float]]) -> None:
-        """Changes every map in one batch and opens what was closed. `learned`: (address, mark, seconds left).
-
-        A rule's mark means something else in another generation, so that maps and `exit_of` change together.
-        Raises KernelRefused; then the maps are as they were.
-        """
-        batch = prepared.batch
-        elements = list(learned)
+        """Puts a prepared generation in force. `learned`: (address, mark, seconds left). Raises KernelRefused."""
+        batch, buffer = Batch(skeleton.TABLE), prepared.buffer
+        elements = [(a, skeleton.tagged(mark, buffer), seconds) for a, mark, seconds in learned]
         for family in (4, 6):
             own = [(int(a), mark, seconds) for a, mark, seconds in elements if a.version == family]
             batch.flush(f"learned{family}").set_timed(f"learned{family}", family, own)
-        self.default = prepared.default
-        try:
-            self._socket.send(self._opening(batch, prepared.rules))
-        except KernelRefused:
-            self._form, self._small, self._intervals = None, None, {}
-            raise
-        self._intervals = prepared.intervals
+        batch.replace_verdicts("current", [(key, f"look_{buffer}") for key in _PROTOCOLS.values()])
+        # a packet that was looked up a moment ago still finds the exit that its mark meant
+        before = self._marked(self._rules, self.buffer) if self._rules and buffer != self.buffer else {}
+        self._opening(batch, prepared.rules, prepared.default, buffer, before)
+        self._socket.send(batch)
+        self.buffer, self.default, self._rules = buffer, prepared.default, prepared.rules
+        self._filled = (buffer, prepared.rules.intervals)
+
+    def finish(self, prepared: Prepared) -> None:
+        """Empties the buffer that is out of force. It may run beside the loop; raises KernelRefused."""
+        other = "b" if prepared.buffer == "a" else "a"
+        for family in (4, 6):
+            count = prepared.counts[family]
+            for number in range(count):
+                self._filling.send(Batch(skeleton.TABLE).flush(skeleton.geo(family, other, number, count)))
+        self._filling.send(self._opening(Batch(skeleton.TABLE), prepared.rules, self.default, self.buffer, {}))
 
     def open(self, rules: RuleSet) -> None:
         """Lets traffic pass by its exits: `exit_of` and `pair` in one batch. Raises KernelRefused."""
-        self._socket.send(self._opening(Batch(skeleton.TABLE), rules))
+        self._socket.send(self._opening(Batch(skeleton.TABLE), rules, self.default, self.buffer, {}))
 
-    def _opening(self, batch: Batch, rules: RuleSet) -> Batch:
-        pairs = [(e.mark, e.interface or self.default) for e in rules.settings.exits]
-        batch.replace_marks("exit_of", exit_of(rules, self.down))
-        return batch.replace_pairs("pair", [(mark, name) for mark, name in pairs if name])
+    def _marked(self, rules: RuleSet, buffer: str) -> dict[int, int]:
+        return {skeleton.tagged(mark, buffer): exit_ for mark, exit_ in exit_of(rules, self.down)}
+
+    def _opening(
+        self, batch: Batch, rules: RuleSet, default: str | None, buffer: str, before: Mapping[int, int]
+    ) -> Batch:
+        pairs = [(e.mark, e.interface or default) for e in rules.settings.exits]
+        batch.replace_marks("exit_of", {**before, **self._marked(rules, buffer)}.items())
+        return batch.replace_elements("pair", [(_key((mark, name))[0], None, None) for mark, name in pairs if name])
 
     def links_changed(self, rules: RuleSet, seen: routes.Snapshot | None = None) -> int:
         """Puts back what an interface took with it; returns the number of changes. Raises KernelProblem."""
@@ -145,8 +202,14 @@ class Kernel:
         """Puts learned addresses in force; returns when the kernel has them. Raises KernelRefused."""
         if not changes:
             return
+        if self.buffer == "b":
+            changes = [replace(c, mark=None if c.mark is None else c.mark ^ skeleton.TAG) for c in changes]
         try:
-            self._socket.send(_learning(changes))
+            (one, *more) = changes
+            if not more and one.mark is not None:
+                self._socket.learn(one.address.version, int(one.address), one.mark, one.timeout, one.replaces)
+            else:
+                self._socket.send(_learning(changes))
         except KernelRefused as error:
             if not error.differs:
                 raise
@@ -181,24 +244,42 @@ class Kernel:
             for item in json.loads(done.stdout)["nftables"]:
                 for key, mark in item.get("map", {}).get("elem", []):
                     element = key["elem"] if isinstance(key, dict) else {"val": key}
-                    found.append((str(element["val"]), int(mark), float(element.get("expires", 600))))
+                    found.append(
+                        (str(element["val"]), skeleton.untagged(int(mark)), float(element.get("expires", 600)))
+                    )
         return found
 
     def close(self) -> None:
         """Lets go of the kernel; what is in force stays."""
         self._socket.close()
+        self._filling.close()
 
 
-def _fill(batch: Batch, intervals: Intervals, count: int) -> None:
-    """Puts intervals into the maps of their family: one, or shards of equal size and the verdicts that lead there."""
-    family, jumps = intervals.family, []
-    for number, (start, stop) in enumerate(skeleton.cuts(len(intervals), count)):
-        name = skeleton.geo(family, number, count)
-        batch.replace_intervals(name, intervals.part(start, stop))
-        if count > 1:
-            jumps.append((intervals[start][0], intervals[stop - 1][1], name))
-    if count > 1:
-        batch.replace_jumps(f"shard{family}", family, jumps)
+def _key(parts: Sequence[skeleton.Part]) -> tuple[bytes, bytes]:
+    """The first and the last key that the parts of an element stand for; the same where none is a prefix."""
+    first, last = b"", b""
+    for part in parts:
+        if isinstance(part, str):
+            ends = [part.encode().ljust(16, b"\0")]
+        elif isinstance(part, int):
+            ends = [part.to_bytes(4, sys.byteorder)]
+        elif isinstance(part, ipaddress.IPv4Network | ipaddress.IPv6Network):
+            ends = [part.network_address.packed, part.broadcast_address.packed]
+        else:
+            ends = [part.packed]
+        first, last = first + ends[0], last + ends[-1]
+    return first, last
+
+
+def _wire(small: skeleton.Small) -> tuple[list[tuple[bytes, bytes | None, int | None]], bool]:
+    """A small set's elements as `Batch.replace_elements` takes them."""
+    ranges = "flags interval" in small.declaration
+    found: list[tuple[bytes, bytes | None, int | None]] = []
+    for element in small.elements:
+        mark = element[-1] if small.is_map else None
+        first, last = _key(element[:-1] if small.is_map else element)
+        found.append((first, last if ranges else None, mark if isinstance(mark, int) else None))
+    return found, ranges and all(len(element) == 1 for element in small.elements)
 
 
 def _learning(changes: Sequence[Change]) -> Batch:

@@ -80,8 +80,8 @@ def test_an_element_is_told_with_what_is_left_of_it(rig: Rig, kernel: Kernel, fa
     address = ipaddress.ip_address(UK[family])
     with rig.gateway.inside():
         s = Socket()
-        assert s.element(f"geo{family}", int(address).to_bytes(size, "big")) == (marks.rule_mark(0), None)
-        assert s.element(f"geo{family}", b"\x09" * size) is None
+        assert s.element(f"geo{family}_a", int(address).to_bytes(size, "big")) == (marks.rule_mark(0), None)
+        assert s.element(f"geo{family}_a", b"\x09" * size) is None
         assert s.element(f"learned{family}", int(address).to_bytes(size, "big")) is None
         kernel.learn([Change(address, marks.rule_mark(1), 60, replaces=False)])
         found = s.element(f"learned{family}", int(address).to_bytes(size, "big"))
