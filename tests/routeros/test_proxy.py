@@ -185,29 +185,6 @@ def test_bad_news_are_told_in_a_line_and_nothing_is_half_done(site: Site, fresh:
     assert fresh.snapshot() == before
 
 
-def test_by_hand(site: Site, fresh: Router) -> None:
-    ident = site.salt(
-        "router", "routeros.add", "/ip/address", "address=192.0.2.1/24", "interface=bridge", "comment=так"
-    )
-    assert site.salt("router", "routeros.set", "/ip address", ident, "comment=other") is True
-    (row,) = site.salt("router", "routeros.print", "/ip/address", "fields=[address,comment]", "comment=other")
-    assert row == {"address": "192.0.2.1/24", "comment": "other"}
-    assert site.salt("router", "routeros.remove", "/ip/address", ident) is True
-    fresh.seed(WG, name="w1", comment="mrvpn:t:interface")
-    (shown,) = site.salt("router", "routeros.print", WG)
-    assert shown["private-key"] == "*****"
-    assert list(site.salt("router", "routeros.public_keys")) == ["w1"]
-    assert site.salt("router", "routeros.export").startswith('/interface/wireguard/add name="w1"')
-    assert site.salt("router", "routeros.ping", FAR, "count=1")["received"] == 0
-    assert site.salt("router", "routeros.monitor", "w1")[0]["name"] == "w1"
-    assert site.salt("router", "routeros.command", "/system/identity/print") == [{"name": fresh.identity}]
-    rules = [row[".id"] for row in fresh.find("/ip/firewall/filter", chain="input")]
-    assert site.salt("router", "routeros.move", "/ip/firewall/filter", rules[1], rules[0]) is True
-    assert next(iter(fresh.find("/ip/firewall/filter", chain="input")))[".id"] == rules[1]
-    assert site.salt("router", "routeros.script", ":put hello") == "hello"
-    assert "hook by hand failed" in site.salt("router", "routeros.script", "/nope add")
-
-
 def test_a_tunnel_taken_out_of_the_description_leaves_the_router(site: Site, fresh: Router) -> None:
     own = fresh.snapshot()
     assert site.states("router")[MANAGED]["changes"]
