@@ -7,9 +7,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import FAR, load
 from salt.exceptions import CommandExecutionError
 
+from tests.routeros.conftest import FAR, load
 from tests.simulators.routeros import Router, Simulator
 
 WG = "/interface/wireguard"

@@ -13,7 +13,7 @@ import pytest
 from mrvpn.routeros import PATHS
 from mrvpn.routeros.errors import Failed, Refusal, RouterError
 from mrvpn.routeros.transaction import Order, Outcome, reconcile
-from tests.routeros.conftest import FAR, until
+from tests.routeros.conftest import FAR, REPO, until
 from tests.simulators.routeros import Fault, Router, Simulator, Unverified, User
 
 WG, PEERS = "/interface/wireguard", "/interface/wireguard/peers"
@@ -398,3 +398,11 @@ def test_ipv6_endpoints(rig: Any) -> None:
     it.apply()
     assert it.router.find(PEERS)[0]["endpoint-address"] == "2001:db8::10"
     assert it.apply().plan.changes == []
+
+
+def test_both_ends_agree_on_ospfs_timers(section: dict[str, Any]) -> None:
+    """OSPF makes no adjacency where they differ; the far end's stand in FRR's template."""
+    template = (REPO / "salt" / "mrvpn" / "frr" / "files" / "frr.conf.j2").read_text()
+    for row in section["rows"]["/routing/ospf/interface-template"]:
+        for timer in ("hello-interval", "dead-interval"):
+            assert f"{timer} {row[timer].removesuffix('s')}\n" in template
