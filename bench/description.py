@@ -51,18 +51,19 @@ def describe(hosts: int) -> Iterator[str]:
 
 
 CHILD = """
-import json, resource, sys, time
-start = time.perf_counter()
+import json, resource, sys
 from mrvpn.__main__ import main
-imported = time.perf_counter()
 code = main(["check", sys.argv[1], "--format", "json"])
 usage = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps([code, time.perf_counter() - start, imported - start, usage.ru_maxrss * 1024]), file=sys.stderr)
+print(json.dumps([code, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024]), file=sys.stderr)
 """
 
 
 def check(path: Path) -> tuple[float, float]:
-    """Seconds and megabytes of `mrvpn check` in a process of its own. Raises where it finds errors."""
+    """Seconds of CPU and megabytes of `mrvpn check` in a process of its own, its start included.
+
+    Raises where it finds errors. It waits for nothing: its CPU is its time on a machine that does nothing else.
+    """
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(path)],
         capture_output=True,
@@ -70,33 +71,44 @@ def check(path: Path) -> tuple[float, float]:
         cwd=REPO,
         env={"PYTHONPATH": str(REPO)},
     )
-    code, taken, _, peak = json.loads(done.stderr)
+    code, taken, peak = json.loads(done.stderr)
     if code:
         raise RuntimeError(f"the generated description is refused: {done.stdout[:500]}")
     return taken, peak / 1e6
 
 
-def ext_pillar() -> ModuleType:
-    """_pillar/mrvpn.py as Salt's loader would have it, without a mine."""
+def ext_pillar(cache: Path, hosts: list[str]) -> ModuleType:
+    """_pillar/mrvpn.py as Salt's loader has it on a master, with every host's public key in the mine."""
+    import salt.cache
+    import salt.config
+
     spec = importlib.util.spec_from_file_location("mrvpn_ext_pillar", REPO / "_pillar" / "mrvpn.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module._public_keys = dict
+    options = {**salt.config.DEFAULT_MASTER_OPTS, "cachedir": str(cache)}
+    module.__dict__["__opts__"] = options
+    mine = salt.cache.factory(options)
+    for number, host in enumerate(hosts):
+        mine.store("mine", host, {"mrvpn_public_keys": {f"wg{number}": "k" * 43 + "="}})
     return module
 
 
-def pillars(path: Path, hosts: list[str]) -> list[float]:
-    """Seconds of each host's ext_pillar, one after the other, as the master's workers make them."""
-    module = ext_pillar()
-    taken = []
+def pillars(path: Path, hosts: list[str]) -> tuple[list[float], dict[str, Any]]:
+    """Seconds of CPU of each host's ext_pillar, one after the other, as a worker makes them; the last answer."""
+    secrets = path.with_suffix(".secrets")
+    secrets.write_text("psk_root: not-a-real-one-but-long-enough\n")
+    secrets.chmod(0o600)
+    module = ext_pillar(path.with_suffix(".cache"), hosts[:SIZE])
+    taken: list[float] = []
+    answer: dict[str, Any] = {}
     for host in hosts:
-        start = time.perf_counter()
-        answer: dict[str, Any] = module.ext_pillar(host, {}, path=str(path))
-        taken.append(time.perf_counter() - start)
+        start = time.process_time()
+        answer = module.ext_pillar(host, {}, path=str(path), secrets=str(secrets))
+        taken.append(time.process_time() - start)
         if "_errors" in answer:
             raise RuntimeError(answer["_errors"][0])
-    return taken
+    return taken, answer
 
 
 def measure() -> Iterable[Figure]:
@@ -108,20 +120,20 @@ def measure() -> Iterable[Figure]:
             path.write_text("\n".join(describe(size)) + "\n")
         path = paths[SIZE]
         text = path.read_text()
-        floor = seconds(lambda: [None for _ in yaml.parse(text, Loader=yaml.CSafeLoader)], runs=3)
+        yaml_alone = seconds(lambda: [None for _ in yaml.parse(text, Loader=yaml.CSafeLoader)], runs=3)
         runs = [check(path) for _ in range(3)]
         taken, peak = sorted(runs)[1]
         what = f"{SIZE:,} hosts, {SIZE:,} tunnels, {2 * SIZE:,} rules"
-        figures.append(Figure(f"check: {what}", taken, "s", "libyaml's events alone", floor, "<= 3 s", taken <= 3))
+        figures.append(Figure(f"check: {what}", taken, "s", "libyaml's events alone", yaml_alone, "<= 3 s", taken <= 3))
         figures.append(Figure(f"check: {what}, memory", peak, "MB", None, None, "<= 300 MB", peak <= 300))
-        figures.append(Figure("check: share that is YAML", 100 * floor / taken, "%"))
-        per_host = taken / SIZE
-        for size, other in paths.items():
-            grown, used = check(other)
-            figures.append(
-                Figure(f"check: {size:,} hosts ({used:.0f} MB)", grown, "s", "linear from 1,000", per_host * size)
-            )
-        made = pillars(path, ["host0", *(f"host{n}" for n in range(1, SIZE)), "entry", "entry"])
+        figures.append(Figure("check: share that is YAML", 100 * yaml_alone / taken, "%"))
+        grown = {size: check(other) for size, other in paths.items()}
+        # what 10 hosts cost is the start of the program
+        start = grown[SIZES[0]][0]
+        for size, (used_time, used) in grown.items():
+            line = start + (taken - start) * size / SIZE
+            figures.append(Figure(f"check: {size:,} hosts ({used:.0f} MB)", used_time, "s", "on one line", line))
+        made, entry = pillars(path, [*(f"host{n}" for n in range(SIZE)), "entry", "entry"])
         figures.append(Figure("ext_pillar: first minion (parses)", 1000 * made[0], "ms"))
         worst = 1000 * max(made[1:SIZE])
         figures.append(
@@ -130,7 +142,7 @@ def measure() -> Iterable[Figure]:
         mean = 1000 * sum(made[1:SIZE]) / (SIZE - 1)
         figures.append(Figure("ext_pillar: mean of the 2nd to 1,000th", mean, "ms", None, None, "<= 20 ms", mean <= 20))
         figures.append(Figure("ext_pillar: entrypoint of 1,000 tunnels, first", 1000 * made[-2], "ms"))
-        figures.append(
-            Figure("ext_pillar: entrypoint, again", 1000 * made[-1], "ms", None, None, "<= 20 ms", made[-1] <= 0.02)
-        )
+        # its view is a thousand tunnels and two thousand rules: beside what its JSON alone costs
+        floor = 1000 * seconds(lambda: json.loads(json.dumps(entry)), runs=5)
+        figures.append(Figure("ext_pillar: the same, again", 1000 * made[-1], "ms", "its JSON, there and back", floor))
     return figures

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import functools
 import ipaddress
 import re
 from typing import Annotated, Any, Literal
@@ -54,17 +55,24 @@ def _network_of(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is no prefix: write it as text, such as 10.9.20.0/24")
     try:
-        return str(ipaddress.ip_network(value.strip(), strict=False))
+        return _canonical(value.strip())
     except ValueError:
         raise ValueError(f"{value!r} is no prefix, such as 10.9.20.0/24 (names go into `domain` or `suffix`)") from None
 
 
+@functools.lru_cache(maxsize=4096)  # most are 0.0.0.0/0 and ::/0
+def _canonical(prefix: str) -> str:
+    return str(ipaddress.ip_network(prefix, strict=False))
+
+
 def _prefix(value: Any) -> str:
     """A prefix or address in canonical text; host bits are a problem, as the writer may have meant another network."""
-    found = ipaddress.ip_network(_network_of(value))
-    if "/" in value and ipaddress.ip_interface(value.strip()).ip != found.network_address:
-        raise ValueError(f"{value} names a host of a network: write {found}")
-    return str(found)
+    found = _network_of(value)
+    try:
+        ipaddress.ip_network(value.strip())
+    except ValueError:
+        raise ValueError(f"{value} names a host of a network: write {found}") from None
+    return found
 
 
 def _address(value: Any) -> str:

@@ -15,7 +15,7 @@ from mrvpn.schema.source import Path_, Source
 
 def check(source: Source, d: Description) -> None:
     """Adds what is wrong with rules and exits."""
-    mine = entrypoint_tunnels(d)
+    mine = dict.fromkeys(entrypoint_tunnels(d))
     for number, route in enumerate(d.routing.routes):
         path: Path_ = ("routing", "routes", number)
         if route.interface is not None:
@@ -30,7 +30,7 @@ def check(source: Source, d: Description) -> None:
     _marks(source, d, mine)
 
 
-def _exit(source: Source, d: Description, name: str, mine: list[str], path: Path_) -> None:
+def _exit(source: Source, d: Description, name: str, mine: dict[str, None], path: Path_) -> None:
     if name == DEFAULT_EXIT or source.unsure(("tunnels", name)) or source.unsure(("entrypoint",)):
         return
     if name not in mine:
@@ -86,7 +86,7 @@ def _names(source: Source, d: Description, route: Route, path: Path_) -> None:
             source.problem((*path, "list"), f"there is no list {name}{near(name, d.lists)}", "unknown-list")
 
 
-def _exits(source: Source, d: Description, mine: list[str]) -> None:
+def _exits(source: Source, d: Description, mine: dict[str, None]) -> None:
     for name, options in d.exits.items():
         if name not in mine and not source.unsure(("tunnels", name)) and not source.unsure(("entrypoint",)):
             message = f"there is no exit {name}{near(name, mine)}"
@@ -121,7 +121,7 @@ def _circles(follows: dict[str, list[str]]) -> list[list[str]]:
     return found
 
 
-def _lists(source: Source, d: Description, mine: list[str]) -> None:
+def _lists(source: Source, d: Description, mine: dict[str, None]) -> None:
     for name, options in d.lists.items():
         if (options.url is None) == (options.path is None):
             source.problem(("lists", name), "needs one of `url` and `path`", "list-place")
@@ -132,7 +132,7 @@ def _lists(source: Source, d: Description, mine: list[str]) -> None:
         _exit(source, d, database.exit, mine, ("routing", "country_database", "exit"))
 
 
-def _marks(source: Source, d: Description, mine: list[str]) -> None:
+def _marks(source: Source, d: Description, mine: dict[str, None]) -> None:
     last = d.routing.pbr_mark + len(mine)
     if last > marks.MAX_EXIT_MARK:
         message = (
