@@ -68,8 +68,8 @@ def ext_pillar(minion_id, pillar, path=None, secrets=None):
             return value
 
         far_ends = {host for name in network.ends.get(minion_id, ()) for host in network.addresses[name]}
-        keys = _public_keys(far_ends - {minion_id})
-        view = views.view(network, minion_id, keys, secret, compiled.notices(minion_id))
+        keys, addresses = _mine(far_ends - {minion_id})
+        view = views.view(network, minion_id, keys, secret, compiled.notices(minion_id), addresses)
         if wanted:
             return {
                 "_errors": [f"mrvpn: there is no secret `{name}`: add it to {secrets}" for name in sorted(set(wanted))]
@@ -140,19 +140,28 @@ def _secrets_of(path):
     return known[1]
 
 
-def _public_keys(hosts):
-    """{host: {interface: public key}} of these hosts from the mine; Salt stores a host's under its own id."""
+def _mine(hosts):
+    """What these hosts tell by the mine, where Salt keeps it under their own ids.
+
+    ({host: {interface: public key}}, {host: address}); the address is that of the host's default route.
+    """
     import salt.cache
 
     cache = salt.cache.factory(__opts__)
-    found = {}
+    keys, addresses = {}, {}
     for host in sorted(hosts):
         try:
-            value = (cache.fetch("mine", host) or {}).get("mrvpn_public_keys")
+            told = cache.fetch("mine", host) or {}
         except Exception:  # masterless: there is no mine
-            return found
-        if isinstance(value, dict) and "__data__" in value:
-            value = value["__data__"]
-        if isinstance(value, dict):
-            found[host] = {str(name): str(key) for name, key in value.items()}
-    return found
+            break
+        theirs, address = (_data(told.get(name)) for name in ("mrvpn_public_keys", "mrvpn_address"))
+        if isinstance(theirs, dict):
+            keys[host] = {str(name): str(key) for name, key in theirs.items()}
+        if isinstance(address, str):
+            addresses[host] = address
+    return keys, addresses
+
+
+def _data(value):
+    """A mine function's answer, out of the wrapping that access control puts around it."""
+    return value["__data__"] if isinstance(value, dict) and "__data__" in value else value

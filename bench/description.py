@@ -90,7 +90,7 @@ def ext_pillar(cache: Path, hosts: list[str]) -> ModuleType:
     module.__dict__["__opts__"] = options
     mine = salt.cache.factory(options)
     for number, host in enumerate(hosts):
-        mine.store("mine", host, {"mrvpn_public_keys": {f"wg{number}": "k" * 43 + "="}})
+        mine.store("mine", host, {"mrvpn_public_keys": {f"wg{number}": "k" * 43 + "="}, "mrvpn_address": "192.0.2.1"})
     return module
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mrvpn import __version__
@@ -34,13 +35,29 @@ SECRET_KEYS = frozenset({"preshared_key", "preshared-key", "private_key", "passw
 BRIDGE = "br-mrvpn"
 
 
+@dataclass(frozen=True)
+class _Told:
+    """What a description does not hold: keys and addresses that hosts tell, and the master's secrets."""
+
+    public_keys: Keys
+    addresses: Mapping[str, str]
+    secret: Resolve
+
+
 def view(
-    network: Network, host: str, public_keys: Keys, secret: Resolve, notices: Iterable[str] = ()
+    network: Network,
+    host: str,
+    public_keys: Keys,
+    secret: Resolve,
+    notices: Iterable[str] = (),
+    addresses: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The view of a host; a minion that is not in the description gets one that says so.
 
-    `notices` are the warnings that concern it.
+    `notices` are the warnings that concern it; `addresses` where hosts say they are, for those that the description
+    gives no endpoint.
     """
+    told = _Told(public_keys, addresses or {}, secret)
     d = network.description
     if host not in network.ends:
         found: dict[str, Any] = {"host": host, "member": False, "root": d.mrvpn_root}
@@ -63,7 +80,7 @@ def view(
         },
         "mesh": {"ipv4": list(network.mesh4), "ipv6": list(network.mesh6)},
         "gateway": _gateway(network) if is_entry else None,
-        "tunnels": {name: _tunnel(network, name, host, public_keys, secret) for name in names},
+        "tunnels": {name: _tunnel(network, name, host, told) for name in names},
         "frr": _frr(network, host),
         "recursor": _recursors(network) if is_entry else None,
         "routing": [
@@ -153,7 +170,7 @@ def _host_guard(network: Network, host: str, names: Iterable[str]) -> dict[str, 
     return {"bridge": bridge, "addresses": addresses, "reserved_ports": reserved, "published": published}
 
 
-def _tunnel(network: Network, name: str, host: str, public_keys: Keys, secret: Resolve) -> dict[str, Any]:
+def _tunnel(network: Network, name: str, host: str, told: _Told) -> dict[str, Any]:
     d = network.description
     end = d.tunnels[name].hosts[host]
     link_local = network.link_local.get(name, {})
@@ -170,29 +187,36 @@ def _tunnel(network: Network, name: str, host: str, public_keys: Keys, secret: R
         "masquerade": end.masquerade,
         "hooks": {"cleanup": list(end.mikrotik_cleanup), "deploy": list(end.mikrotik_deploy)},  # RouterOS commands
         "keepalive": KEEPALIVE,
-        "peers": [
-            _peer(network, name, host, peer, public_keys, secret) for peer in d.tunnels[name].hosts if peer != host
-        ],
+        "peers": [_peer(network, name, host, peer, told) for peer in d.tunnels[name].hosts if peer != host],
     }
 
 
-def _peer(network: Network, name: str, host: str, peer: str, public_keys: Keys, secret: Resolve) -> dict[str, Any]:
+def _peer(network: Network, name: str, host: str, peer: str, told: _Told) -> dict[str, Any]:
     d = network.description
     end = d.tunnels[name].hosts[peer]
     host_part = end.expose.host if end.expose else None
     options = d.hosts.get(peer)
-    if end.expose and not host_part and options:
-        host_part = options.endpoint
+    host_part = host_part or (options.endpoint if options else None) or _address(network, told.addresses.get(peer))
     endpoint = None
     if end.expose and host_part:
         endpoint = f"[{host_part}]:{end.expose.port}" if ":" in host_part else f"{host_part}:{end.expose.port}"
     return {
         "host": peer,
-        "public_key": end.public_key or public_keys.get(peer, {}).get(name),
-        "preshared_key": _preshared(network, name, host, peer, secret),
+        "public_key": end.public_key or told.public_keys.get(peer, {}).get(name),
+        "preshared_key": _preshared(network, name, host, peer, told.secret),
         "endpoint": endpoint,
         "allowed_ips": list(_allowed(network, name, peer)),
     }
+
+
+def _address(network: Network, told: str | None) -> str | None:
+    """The address that a host tells of itself, where it can be one: not of the mesh, which it would lead into."""
+    try:
+        address = ipaddress.ip_address(told or "")
+    except ValueError:
+        return None
+    mesh = map(ipaddress.ip_network, network.mesh4 if address.version == 4 else network.mesh6)
+    return None if address.is_loopback or any(address in prefix for prefix in mesh) else str(address)
 
 
 def _allowed(network: Network, name: str, peer: str) -> list[str]:

@@ -167,7 +167,9 @@ TREE = yaml.safe_load(GOOD)
 PATHS = paths(TREE)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(changes=st.lists(st.tuples(st.sampled_from(PATHS), values), min_size=1, max_size=3))
 def test_wrong_types_at_every_level(changes: list[tuple[tuple[Any, ...], Any]], tmp_path: Path) -> None:
     tree = json.loads(json.dumps(TREE))
@@ -188,7 +190,9 @@ def test_wrong_types_at_every_level(changes: list[tuple[tuple[Any, ...], Any]], 
     assert all(problem.message and "\n" not in str(problem) for problem in compiled.problems)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     data=st.one_of(
         st.binary(max_size=200), st.text(max_size=200).map(lambda t: f"mrvpn:\n  {t}".encode(errors="replace"))
@@ -200,7 +204,9 @@ def test_any_bytes(data: bytes, tmp_path: Path) -> None:
     assert compiled.network is not None or compiled.errors
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(cut=st.integers(0, len(GOOD)), put=st.text(max_size=5), length=st.integers(0, 30))
 def test_any_edit(cut: int, put: str, length: int, tmp_path: Path) -> None:
     (tmp_path / "network.yaml").write_text(GOOD[:cut] + put + GOOD[cut + length :], errors="replace")

@@ -111,6 +111,15 @@ def test_keys_from_the_mine_of_far_ends_alone(module: Any, folder: Path, monkeyp
     }
 
 
+def test_an_address_from_the_mine(module: Any, folder: Path) -> None:
+    (folder / "network.yaml").write_text(GOOD.replace("us: {endpoint: us.example.net}", "us: {}"))
+    cache = salt.cache.factory(module.__opts__)
+    cache.store("mine", "us", {"mrvpn_address": {"__data__": "198.51.100.7"}})
+    entry = module.ext_pillar("entry", {}, path=str(folder))["mrvpn"]
+    assert entry["tunnels"]["wg_us"]["peers"][0]["endpoint"] == "198.51.100.7:55824"
+    assert entry["tunnels"]["wg_uk"]["peers"][0]["endpoint"] == "203.0.113.20:55824"
+
+
 def with_psk(folder: Path, secret: str) -> None:
     text = GOOD.replace("uk: {expose: 55824,", f"uk: {{psk: {{secret: '{secret}'}}, expose: 55824,")
     (folder / "network.yaml").write_text(text)

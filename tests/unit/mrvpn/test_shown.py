@@ -54,6 +54,13 @@ def test_editors_mark_what_is_bad(body: dict[str, Any]) -> None:
     assert list(VALIDATOR.iter_errors({"mrvpn": body}))
 
 
+def test_the_readmes_example_is_good(tmp_path: Path) -> None:
+    text = (REPO / "README.md").read_text()
+    (example,) = [block.partition("```")[0] for block in text.split("```yaml\n")[1:]]
+    (tmp_path / "network.yaml").write_text(example)
+    assert [problem.code for problem in compiler.compile_path(tmp_path).problems] == ["no-endpoint"]
+
+
 def test_every_key_is_told() -> None:
     models = [getattr(model, name) for name in (*reference.PLACES, "Secret", "Expose")]
     known = {f"{m.__name__}.{field}" for m in models for field in m.model_fields}

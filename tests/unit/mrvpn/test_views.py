@@ -54,6 +54,25 @@ def test_without_an_endpoint_there_is_none(network: Make) -> None:
     assert peer(network({"hosts": {"uk": None}}), "entry")["endpoint"] is None
 
 
+@pytest.mark.parametrize(
+    ("told", "endpoint"),
+    [
+        ("198.51.100.7", "198.51.100.7:55824"),
+        ("2001:db8::7", "[2001:db8::7]:55824"),
+        ("10.9.20.1", None),  # of the mesh: the tunnel would lead into itself
+        ("127.0.0.1", None),
+        ("a.b", None),
+    ],
+)
+def test_else_the_host_tells_its_address(network: Make, told: str, endpoint: str | None) -> None:
+    found = network({"hosts": {"uk": None}})
+    seen = views.view(found, "entry", {}, lambda name: None, (), {"uk": told, "entry": "192.0.2.99"})
+    assert seen["tunnels"]["wg_uk"]["peers"][0]["endpoint"] == endpoint
+    # what the description says goes before it
+    seen = views.view(network(), "entry", {}, lambda name: None, (), {"uk": told})
+    assert seen["tunnels"]["wg_uk"]["peers"][0]["endpoint"] == "203.0.113.20:55824"
+
+
 def test_what_a_peer_is_allowed(network: Make) -> None:
     nets = {"allowed_nets": ["10.80.0.0/17", "10.80.128.0/17"]}
     found = network({"hosts": {"uk": {"lan": ["10.77.0.0/24"]}}, "tunnels": {"wg_uk": {"hosts": {"uk": nets}}}})
