@@ -34,6 +34,7 @@ CODES = {
     "family": "an IPv6 prefix where IPv4 belongs, or the reverse",
     "key": "a key that is no plain word",
     "key-twice": "one public key on two ends",
+    "lan-unreached": "a LAN that no tunnel of its host leads to",
     "list-place": "a list without a place, or with two",
     "lock": "a lock that cannot be used",
     "lock-differs": "a number that is not what the lock holds",

@@ -17,6 +17,7 @@ from mrvpn.schema.source import Path_, Source
 
 LONGEST = 60  # characters of a value that a message repeats
 ROUNDS = 20
+HINTS = 500  # problems after which no nearest word is looked for
 
 
 def parse(source: Source) -> Description | None:
@@ -30,13 +31,15 @@ def parse(source: Source) -> Description | None:
                 tree = copy.deepcopy(tree)
             # what is wrong only because of what was left out before is not told
             paths = {_tell(source, dict(item), quiet=number > 0) for item in error.errors(include_url=False)}
-            for path in sorted(paths, key=len, reverse=True):
+            for path in sorted(paths, key=len):
                 _leave_out(source, tree, path)
     return None
 
 
 def _leave_out(source: Source, tree: Any, path: Path_) -> None:
     """Takes the value at a path out of the tree; of a list the whole, as its other places must keep their numbers."""
+    if source.unsure(path) and not _stands(tree, path):  # it went with what is around it
+        return
     at = path
     while at:
         parent = functools.reduce(lambda node, part: node[part], at[:-1], tree) if _stands(tree, at) else None
@@ -47,7 +50,7 @@ def _leave_out(source: Source, tree: Any, path: Path_) -> None:
             parent[int(at[-1])] = {}
             break
         at = at[:-1]
-    source.left_out.add(at or path)
+    source.leave_out(at or path)
 
 
 def _stands(tree: Any, path: Path_) -> bool:
@@ -61,7 +64,8 @@ def _tell(source: Source, item: dict[str, Any], *, quiet: bool) -> Path_:
     if item["type"] == "extra_forbidden":
         unknown = str(location[-1])
         known = _keys_at(tuple(location[:-1]))
-        near = difflib.get_close_matches(unknown, known, n=1)
+        few = len(source.problems) < HINTS
+        near = difflib.get_close_matches(unknown, known, n=1) if few else []
         hint = f": did you mean `{near[0]}`?" if near else f"; known here: {', '.join(sorted(known))}" if known else ""
         message, code = f"unknown key{hint}", "unknown-key"
     elif item["type"] == "missing":

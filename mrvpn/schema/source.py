@@ -42,6 +42,7 @@ class Source:
     files: list[str] = field(default_factory=list)
     complete: bool = True  # every file could be read
     left_out: set[Path_] = field(default_factory=set)
+    _above: set[Path_] = field(default_factory=set)  # every path above one that was left out
 
     def place(self, path: Path_) -> tuple[str, int]:
         """File and line of a path, or of the nearest one above it that stands in a file."""
@@ -60,9 +61,14 @@ class Source:
         """Whether a path, or one above it, was left out."""
         return bool(self.left_out) and any(path[:n] in self.left_out for n in range(1, len(path) + 1))
 
+    def leave_out(self, path: Path_) -> None:
+        """Notes that a path's value is of no use."""
+        self.left_out.add(path)
+        self._above.update(path[:n] for n in range(1, len(path)))
+
     def touched(self, path: Path_) -> bool:
         """Whether anything at, above or below a path was left out."""
-        return self.unsure(path) or any(out[: len(path)] == path for out in self.left_out)
+        return self.unsure(path) or path in self._above
 
 
 def dotted(path: Path_) -> str:
@@ -147,7 +153,7 @@ def _read_file(file: Path, source: Source) -> bool:
     for path, message, code, line in reader.problems:
         source.problems.append(Problem(file.name, line, dotted(path[cut:]), message, code))
         if code in ("tag", "value"):
-            source.left_out.add(path[cut:])
+            source.leave_out(path[cut:])
     lines = {path[cut:]: line for path, line in reader.lines.items() if len(path) > cut}
     _merge(source, source.tree, tree, (), (file.name, lines))
     for path, line in lines.items():

@@ -212,3 +212,45 @@ def test_any_edit(cut: int, put: str, length: int, tmp_path: Path) -> None:
     (tmp_path / "network.yaml").write_text(GOOD[:cut] + put + GOOD[cut + length :], errors="replace")
     compiled = compiler.compile_path(tmp_path)
     assert compiled.network is not None or compiled.errors
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "      - {interface: wg_uc, country: ZZ, net: x}\n",
+        "      - {unknown: 1, other: 2}\n",
+        "      - 5\n",
+        "      - {interface: wg_uk, country: GB}\n",
+        "      - {domain: '(', suffix: '*'}\n",
+    ],
+)
+def test_many_of_them_end(line: str, tmp_path: Path) -> None:
+    """Five thousand bad rules are five thousand problems, not five thousand times five thousand."""
+    (tmp_path / "network.yaml").write_text(GOOD + line * 5_000)
+    compiled = compiler.compile_path(tmp_path)
+    assert len(compiled.problems) >= 5_000
+
+
+def test_many_tunnels_end(tmp_path: Path) -> None:
+    head, _, tail = GOOD.partition("  clients:\n")
+    tunnels = "".join(
+        f"    t{n}: {{subnet: 10.200.0.0/24, hosts: {{uk: {{expose: x}}, us: {{}}}}}}\n" for n in range(5000)
+    )
+    (tmp_path / "network.yaml").write_text(f"{head}{tunnels}  clients:\n{tail}")
+    found = problems(tmp_path)
+    assert sum("is no port" in problem for problem in found) == 5000
+    assert sum("overlaps" in problem for problem in found) == 4999
+
+
+def test_a_bad_entry_of_a_list_takes_the_list_alone(tmp_path: Path) -> None:
+    text = GOOD.replace("[wg-firezone, wg_uk]}", "[1, 2, 3, 4], other: [wg_nowhere]}")
+    (tmp_path / "network.yaml").write_text(text)
+    found = problems(tmp_path)
+    assert sum("is no text" in problem for problem in found) == 4
+    assert sum("services.other" in problem for problem in found) == 2  # its service and its interface
+
+
+def test_a_tag_in_a_list_hides_nothing_else(tmp_path: Path) -> None:
+    text = GOOD.replace("allowed_nets: [10.78.0.0/24]", "allowed_nets: [!x y]").replace("back: [wg_us]", "back: [wg_u]")
+    (tmp_path / "network.yaml").write_text(text)
+    assert [problem.rpartition(" ")[2] for problem in problems(tmp_path)] == ["[tag]", "[unknown-exit]"]

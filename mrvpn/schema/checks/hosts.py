@@ -20,17 +20,33 @@ def check(source: Source, d: Description) -> None:
     if d.entrypoint and d.tunnels and d.entrypoint not in hosts and not unsure:
         message = f"{d.entrypoint} has no end of any tunnel{near(d.entrypoint, hosts)}"
         source.problem(("entrypoint",), message, "entrypoint")
-        source.left_out.add(("entrypoint",))
+        source.leave_out(("entrypoint",))
     if not d.entrypoint and (d.routing.routes or d.services or d.clients) and not source.unsure(("entrypoint",)):
         message = "is missing: name the host where clients enter, or nothing is routed"
         source.problem(("entrypoint",), message, "entrypoint")
-        source.left_out.add(("entrypoint",))  # what follows from it is no finding of its own
+        source.leave_out(("entrypoint",))  # what follows from it is no finding of its own
     for host in d.hosts:
         if hosts and host not in hosts and not unsure:
             message = f"has no end of any tunnel{near(host, hosts)}"
             source.problem(("hosts", host), message, "unknown-host", warning=True)
+    entry = d.hosts.get(d.entrypoint or "")
+    if entry is not None and entry.os == "routeros":
+        message = "is the entrypoint, which runs Docker: it must be linux"
+        source.problem(("hosts", d.entrypoint or "", "os"), message, "routeros")
+        source.leave_out(("hosts", d.entrypoint or "", "os"))
+    _lans(source, d)
     _endpoints(source, d)
     _behind(source, d)
+
+
+def _lans(source: Source, d: Description) -> None:
+    """A LAN is announced from its host's own network namespace: some tunnel must be there."""
+    outside = {host for tunnel in d.tunnels.values() for host, end in tunnel.hosts.items() if not end.compose_service}
+    inside = {host for tunnel in d.tunnels.values() for host in tunnel.hosts} - outside
+    for host, options in d.hosts.items():
+        if options.lan and host in inside:
+            message = f"is not reached: every tunnel of {host} is in a container's network, none in the host's own"
+            source.problem(("hosts", host, "lan"), message, "lan-unreached", warning=True)
 
 
 def _endpoints(source: Source, d: Description) -> None:

@@ -69,7 +69,7 @@ def _end(source: Source, d: Description, at: tuple[str, str], end: End) -> None:
     name, host = at
     here = ("tunnels", name, "hosts", host)
     options = d.hosts.get(host)
-    router = options is not None and options.os == "routeros"
+    router = options is not None and options.os == "routeros" and not source.unsure(("hosts", host, "os"))
     if end.compose_service and end.compose_network:
         source.problem(here, "has both compose_service and compose_network: keep one", "compose-both")
     if end.compose_service and "autostart" in end.model_fields_set and end.autostart:

@@ -172,7 +172,7 @@ additions = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=additions)
 def test_additions_anywhere_never_renumber_what_the_lock_holds(
     steps: list[tuple[str, int, int]], tmp_path: Path
