@@ -11,9 +11,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import IMAGE_ROOT, DockerHost, load_view
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from test_project import Managed, until
+
+from tests.conftest import IMAGE_ROOT
+from tests.salt.conftest import DockerHost, load_view
 
 pytestmark = [pytest.mark.root, pytest.mark.image, pytest.mark.timeout(600)]
 REPO = Path(__file__).parents[2]
