@@ -198,6 +198,13 @@ def _simulators(count: int, pair: Pair) -> Iterator[list[Simulator]]:
         yield [stack.enter_context(Simulator(Router(identity=f"router{n}"), pair)) for n in range(count)]
 
 
+def _applied(answers: dict[str, Any], simulators: list[Simulator]) -> int:
+    """How many routers answered that every state is good, and hold the rows of all their tunnels."""
+    good = [isinstance(a, dict) and all(state["result"] for state in a.values()) for a in answers.values()]
+    held = [len(simulator.router.rows["/interface/wireguard"]) == TUNNELS for simulator in simulators]
+    return min(sum(good), sum(held))
+
+
 def _settings(simulator: Simulator, authority: Authority) -> dict[str, Any]:
     return {
         "proxytype": "routeros", "host": "127.0.0.1", "port": simulator.port, "username": "salt",
@@ -256,7 +263,7 @@ def _processes(site: Site, simulators: list[Simulator], authority: Authority) ->
         yield Figure(f"{count} proxies, one process each: memory", total, "MB", "per router", total / count)
         start = time.monotonic()
         answers = site.salt(",".join(idents), "state.apply", timeout=300)
-        good = sum(isinstance(answer, dict) for answer in answers.values())
+        good = _applied(answers, simulators[:count])
         yield Figure(f"state.apply on {good} of {count} routers at once", time.monotonic() - start, "s")
     for process in running:
         os.killpg(process.pid, signal.SIGTERM)
@@ -276,7 +283,7 @@ def _delta(site: Site, simulators: list[Simulator], authority: Authority) -> Ite
         yield Figure(f"deltaproxy of {count} routers: memory", total, "MB", "per router", total / count)
         start = time.monotonic()
         answers = site.salt(",".join(idents), "state.apply", timeout=600)
-        good = sum(isinstance(answer, dict) for answer in answers.values())
+        good = _applied(answers, simulators[:count])
         yield Figure(f"state.apply on {good} of {count} routers of a deltaproxy", time.monotonic() - start, "s")
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.simulators.routeros import Fault, Router, Simulator, User
 from tests.simulators.routeros.certs import Authority
+from tests.simulators.routeros.realise import Realised
 
 
 def main() -> None:
@@ -28,7 +29,12 @@ def main() -> None:
     parser.add_argument("--policies", default="read,write,api,test")
     parser.add_argument("--reachable", default="", help="addresses that answer a ping, with commas between")
     parser.add_argument("--tls", type=Path, help="folder for a CA and the server's certificate: API over TLS")
+    parser.add_argument("--netns", help="a network namespace that does what the (one) router's rows say")
+    parser.add_argument("--image", type=Path, help="with --netns: the root file system of the image, for its tools")
+    parser.add_argument("--folder", type=Path, help="with --netns: a folder for its files")
     options = parser.parse_args()
+    if options.netns and (options.count != 1 or not options.image or not options.folder):
+        parser.error("--netns goes with one router, --image and --folder")
     pair = None
     if options.tls:
         options.tls.mkdir(parents=True, exist_ok=True)
@@ -40,6 +46,8 @@ def main() -> None:
             router = Router(version=options.version, identity=f"router{number}", users=(user,))
             router.reachable |= {address for address in options.reachable.split(",") if address}
             port = options.port + number if options.port else 0
+            if options.netns:
+                stack.enter_context(Realised(router, options.netns, options.image, options.folder))
             simulators.append(stack.enter_context(Simulator(router, pair, port, options.host)))
         print(json.dumps({"ports": [simulator.port for simulator in simulators]}), flush=True)
         for line in sys.stdin:
