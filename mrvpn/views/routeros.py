@@ -17,6 +17,7 @@ from mrvpn.topology import Network
 NO_TABLE = ("off", "auto", "main")
 BFD_PORT = "3784"
 MESH_LIST = "mrvpn-mesh"
+OSPF_TIMERS = {"hello_interval": "1s", "dead_interval": "4s"}  # as frr.conf.j2 has them: both ends must agree
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -144,14 +145,8 @@ def _ospf(add: Any, version: int, name: str, interface: str, router_id: str) -> 
         router_id=router_id, redistribute="connected",
     )  # fmt: skip
     add("/routing/ospf/area", f"{kind}-area", name=area, instance=instance, area_id="0.0.0.0")
-    add(
-        "/routing/ospf/interface-template",
-        f"{kind}-template",
-        area=area,
-        interfaces=interface,
-        type="ptp",
-        use_bfd=True,
-    )
+    template = {"area": area, "interfaces": interface, "type": "ptp", "use_bfd": True, **OSPF_TIMERS}
+    add("/routing/ospf/interface-template", f"{kind}-template", **template)
     accept = {"chain": "input", "action": "accept", "in_interface": interface}
     add(f"{menu}/firewall/filter", "accept:ospf", protocol="ospf", **accept)
     add(f"{menu}/firewall/filter", "accept:bfd", protocol="udp", dst_port=BFD_PORT, **accept)

@@ -5,7 +5,12 @@
   '/routing/bfd/configuration', '/ip/firewall/address-list', '/ipv6/firewall/address-list', '/ip/firewall/mangle',
   '/ipv6/firewall/mangle', '/ip/firewall/nat', '/ipv6/firewall/nat', '/ip/firewall/filter', '/ipv6/firewall/filter',
 ] %}
+include:
+  - mrvpn.guard
+
 mrvpn rows:
   routeros.absent:
     - name: 'mrvpn:'
     - paths: {{ paths | json }}
+    - require:
+      - mrvpn: mrvpn guard
