@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -301,3 +304,44 @@ def test_what_points_at_a_removed_interface(orphans: str) -> None:
         left = router.find("/ip/address", interface="w1")
         assert bool(left) is (orphans != "cascade")
         assert orphans != "keep" or left[0]["invalid"] == "true"
+
+
+def test_as_a_program(tmp_path: Path) -> None:
+    """Two routers over TLS, a fault by a line of JSON, the counter of writes."""
+    command = [
+        sys.executable,
+        "-m",
+        "tests.simulators.routeros",
+        "--count",
+        "2",
+        "--version",
+        "7.17",
+        "--tls",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdin is not None and program.stdout is not None
+
+        def tell(line: dict[str, object]) -> object:
+            assert program.stdin is not None and program.stdout is not None
+            program.stdin.write(json.dumps(line) + "\n")
+            program.stdin.flush()
+            return json.loads(program.stdout.readline())
+
+        port = json.loads(program.stdout.readline())["ports"][1]
+        context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+        api = librouteros.connect(
+            "127.0.0.1",
+            "salt",
+            "s3cret",
+            port=port,
+            ssl_wrapper=lambda s: context.wrap_socket(s, server_hostname="127.0.0.1"),
+        )
+        assert tell({"router": 1, "kind": "trap", "match": f"{WG}/add"}) == {"faults": 1}
+        with pytest.raises(TrapError, match="out of memory"):
+            api.path("interface", "wireguard").add(name="w1")
+        api.path("interface", "wireguard").add(name="w1")
+        assert tell({"router": 1, "writes": 0}) == {"writes": 1, "prints": {}}
+        assert tell({"router": 1, "show": WG})[0]["name"] == "w1"  # type: ignore[index]
+        program.stdin.close()
+        assert program.wait(20) == 0

@@ -8,7 +8,9 @@ from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from mrvpn.routeros import PATHS
 from mrvpn.routeros.errors import Failed, Refusal, RouterError
@@ -406,3 +408,50 @@ def test_both_ends_agree_on_ospfs_timers(section: dict[str, Any]) -> None:
     for row in section["rows"]["/routing/ospf/interface-template"]:
         for timer in ("hello-interval", "dead-interval"):
             assert f"{timer} {row[timer].removesuffix('s')}\n" in template
+
+
+@st.composite
+def row_sets(draw: st.DrawFn) -> dict[str, list[dict[str, Any]]]:
+    """Rows of four menus that a router would take together: an interface, its addresses, a table, rules in order."""
+    names = draw(st.lists(st.sampled_from(["wg_a", "wg_b", "wg_c"]), unique=True))
+    rules = draw(st.permutations(["udp", "tcp", "ospf", "gre"]))[: draw(st.integers(0, 4))]
+    mtus = st.sampled_from([1280, 1420])
+    flags = st.sampled_from([True, None])
+    return {
+        WG: [
+            {"name": n, "mtu": draw(mtus), "listen-port": 13000 + ord(n[-1]), "comment": f"mrvpn:{n}:i"} for n in names
+        ],
+        "/ip/address": [
+            {"address": f"10.0.{ord(n[-1])}.{draw(st.integers(1, 3))}/24", "interface": n, "comment": f"mrvpn:{n}:a"}
+            for n in names
+            if draw(st.booleans())
+        ],
+        "/routing/table": [
+            {"name": f"t-{n}", "fib": draw(flags), "disabled": draw(flags), "comment": f"mrvpn:{n}:t"} for n in names
+        ],
+        "/ip/firewall/filter": [
+            {
+                "chain": draw(st.sampled_from(["input", "forward"])),
+                "action": "accept",
+                "protocol": p,
+                "comment": f"mrvpn:x:{p}",
+            }
+            for p in rules
+        ],
+    }
+
+
+@pytest.mark.parametrize("version", ["7.12.2", "7.24.4"])
+@hypothesis.settings(
+    deadline=None, max_examples=25, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+@hypothesis.given(steps=st.lists(row_sets(), min_size=2, max_size=3))
+def test_from_any_rows_to_any_others_on_a_router(rig: Any, version: str, steps: list[dict[str, Any]]) -> None:
+    it = rig(version)
+    before = it.snapshot()
+    for rows in [*steps, {path: [] for path in steps[0]}]:
+        it.section = {"rows": rows, "pings": [], "hooks": {}}
+        it.apply()
+        writes = it.router.writes
+        assert it.apply().plan.changes == [] and it.router.writes == writes
+    assert it.snapshot() == before
