@@ -49,7 +49,7 @@ def simulator(site: Site, authority: Authority, pair: Pair) -> Iterator[Simulato
     with Simulator(router, pair) as simulator:
         tls = {"ca": str(authority.file)}
         settings = {"host": "127.0.0.1", "port": simulator.port, "username": "salt", "password": PASSWORD, "tls": tls}
-        site.proxy("router", settings)
+        site.proxy("router", {**settings, "timeout": 4})
         yield simulator
 
 
@@ -172,13 +172,11 @@ def test_bad_news_are_told_in_a_line_and_nothing_is_half_done(site: Site, fresh:
     assert fresh.snapshot() == before
     fresh.rows[WG].clear()
     before = fresh.snapshot()
-    fresh.faults.append(Fault("late", "/ip/route/add", seconds=15))
+    fresh.faults.append(Fault("late", "/ip/route/add", seconds=6))
     late = site.states("router")[MANAGED]
     assert late["result"] is False and "no answer in time; taken back, the router is as before" in late["comment"]
     assert fresh.snapshot() == before
-    fresh.version = "7.11.3"
-    assert "is too old: 7.12" in site.states("router")[MANAGED]["comment"]
-    fresh.version, fresh.users = "7.24.4", ()
+    fresh.users = ()
     denied = site.states("router")[MANAGED]
     assert denied["result"] is False and "login of salt refused" in denied["comment"]
     assert "Traceback" not in denied["comment"] + late["comment"]
