@@ -215,6 +215,8 @@ class _Menu:
         if len(self.found.problems) > before:
             return None
         filled = dict(want)
+        if "disabled" in self.facts.fields:
+            filled.setdefault("disabled", False)  # what is declared works: a row that somebody disabled is put back
         secret = next((f.name for f in self.facts.fields.values() if f.kind == "secret" and f.name in want), None)
         if secret is not None and want[secret]:
             filled["comment"] = f"{want['comment']} psk:{fingerprint(token, str(want[secret]))}"

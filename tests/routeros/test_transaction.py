@@ -136,6 +136,8 @@ def test_what_a_person_changed_is_put_right_and_the_persons_own_stays(rig: Any) 
     interface = it.router.find(WG)[0]
     own = it.router.seed("/ip/firewall/filter", chain="input", action="log", comment='"quoted" – так $x')
     it.router._set(WG, {".id": interface[".id"], "mtu": "1500", "disabled": "yes"})
+    for path in (PEERS, "/ip/route", "/routing/ospf/instance", "/ip/firewall/nat"):
+        it.router._set(path, {".id": it.router.find(path)[0][".id"], "disabled": "yes"})
     it.router._move(
         "/ip/firewall/filter", {"numbers": own, "destination": it.router.find("/ip/firewall/filter")[0][".id"]}
     )
@@ -144,6 +146,7 @@ def test_what_a_person_changed_is_put_right_and_the_persons_own_stays(rig: Any) 
     after = it.router.find(WG)[0]
     assert (after["mtu"], after["disabled"], after["public-key"]) == ("1280", "false", interface["public-key"])
     assert it.router.find("/ip/firewall/filter", comment='"quoted" – так $x')
+    assert all(row.get("disabled", "false") == "false" for path in PATHS for row in it.router.find(path))
     assert it.apply().plan.changes == []
 
 
