@@ -82,7 +82,9 @@ def _tunnel(rows: Rows, name: str, tunnel: dict[str, Any], router_id: str) -> No
         if peer["public_key"] is not None:
             add("/interface/wireguard/peers", f"peer:{peer['host']}", **_peer(interface, peer, tunnel["keepalive"]))
     if tunnel["table"] not in NO_TABLE:
-        _table(add, tunnel, interface)
+        if all(row["name"] != tunnel["table"] for row in rows["/routing/table"]):  # several tunnels may share one
+            add("/routing/table", "table", name=tunnel["table"], fib=True)
+        _routes(add, tunnel, interface)
     for version in sorted(families):
         menu = "/ip" if version == 4 else "/ipv6"
         clamp = {"protocol": "tcp", "tcp_flags": "syn", "new_mss": "clamp-to-pmtu", "passthrough": True}
@@ -113,16 +115,14 @@ def _peer(interface: str, peer: dict[str, Any], keepalive: int) -> dict[str, Any
     }
 
 
-def _table(add: Any, tunnel: dict[str, Any], interface: str) -> None:
+def _routes(add: Any, tunnel: dict[str, Any], interface: str) -> None:
     """`table` names a routing table: the far ends' prefixes go there, for rules or marks of the user's own."""
-    name = tunnel["table"]
-    add("/routing/table", "table", name=name, fib=True)
     for peer in tunnel["peers"]:
         for prefix in map(ipaddress.ip_network, peer["allowed_ips"]):
             if prefix.is_multicast or prefix.is_link_local:
                 continue
             path = "/ip/route" if prefix.version == 4 else "/ipv6/route"
-            add(path, f"route:{prefix}", dst_address=str(prefix), gateway=interface, routing_table=name)
+            add(path, f"route:{prefix}", dst_address=str(prefix), gateway=interface, routing_table=tunnel["table"])
 
 
 def _masquerade(add: Any, menu: str, name: str, interface: str) -> None:
