@@ -26,6 +26,8 @@ SHARDS = 64
 # batch says of each of them one after another, some milliseconds after it says it of hash maps such as exit_of.
 BUFFERS = ("a", "b")
 TAG = 0x8000
+# a set that knows its size is a plain hash table, which every packet feels
+_FEW, _SOME = "size 2048;", "size 65535;"
 ONE_MAP = {4: 1, 6: 1}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 _KEY = {4: "ip", 6: "ip6"}
@@ -71,13 +73,13 @@ def sets(s: Settings) -> list[Small]:
     by_interface = {e.interface: e for e in s.exits if e.interface}
     linked = dict.fromkeys([*tunnels(s), *(t.interface for t in s.tunnels)])
     found = [
-        Small("set ingress { type ifname;", tuple((name,) for name in s.ingress)),
-        Small("set dns { type ifname;", tuple((name,) for name in s.recursor.interfaces if name in s.ingress)),
-        Small("set tunnels { type ifname;", tuple((name,) for name in tunnels(s))),
-        Small("set links { type ifname;", tuple((name,) for name in linked)),
-        Small("map in_mark { type ifname : mark;",
+        Small(f"set ingress {{ type ifname; {_FEW}", tuple((name,) for name in s.ingress)),
+        Small(f"set dns {{ type ifname; {_FEW}", tuple((name,) for name in s.recursor.interfaces if name in s.ingress)),
+        Small(f"set tunnels {{ type ifname; {_FEW}", tuple((name,) for name in tunnels(s))),
+        Small(f"set links {{ type ifname; {_FEW}", tuple((name,) for name in linked)),
+        Small(f"map in_mark {{ type ifname : mark; {_FEW}",
               tuple((t, by_interface[t].mark) for t in tunnels(s) if t in by_interface)),
-        Small("set hairpin { typeof meta mark . meta iifname;",
+        Small(f"set hairpin {{ typeof meta mark . meta iifname; {_FEW}",
               tuple((e.mark, e.interface) for e in s.exits if e.interface in s.ingress)),
     ]  # fmt: skip
     for family in (4, 6):
@@ -88,7 +90,7 @@ def sets(s: Settings) -> list[Small]:
         found += [
             Small(f"set mesh{family} {{ type {kind}; flags interval;", tuple((prefix,) for prefix in mesh)),
             Small(f"set source{family} {{ type ifname . {kind}; flags interval;", tuple(sources)),
-            Small(f"set own{family} {{ type {kind};", tuple((address,) for address in dict.fromkeys(own))),
+            Small(f"set own{family} {{ type {kind}; {_SOME}", tuple((address,) for address in dict.fromkeys(own))),
         ]
     return found
 
@@ -143,8 +145,8 @@ def table(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
         lines.append(f" set private{family} {{ type {kind}; flags interval; elements = {{ {private} }}; }}")
     lines += [
         " map current { type nf_proto : verdict; }",
-        " map exit_of { type mark : mark; }",
-        " set pair { typeof meta mark . meta oifname; }",
+        f" map exit_of {{ type mark : mark; {_SOME} }}",
+        f" set pair {{ typeof meta mark . meta oifname; {_FEW} }}",
         *_chains(s, counts),
         "}",
         "",
