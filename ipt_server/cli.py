@@ -1,4 +1,5 @@
-"""`ipt-server`: run | check | compile | explain | status | reload | learned | flows | flush | events.
+"""`ipt-server`: run | check | compile | explain | status | reload | learned | flows | flush |
+events | metrics.
 
 Knows: arguments, exit codes, how answers look. Must not know: how they come about.
 """
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         ("learned", "the learned addresses"),
         ("flows", "the connections that run, by exit"),
         ("flush", "forget learned addresses, or end connections"),
+        ("metrics", "figures in Prometheus' text form"),
         ("events", "what happened since event number --since"),
     ):
         verb = verbs.add_parser(name, help=text)
@@ -161,6 +163,9 @@ def _ask(options: argparse.Namespace, method: str, path: str, **query: str | Non
 
 
 def _show(answer: Any, as_json: bool) -> None:
+    if isinstance(answer, str):
+        print(answer, end="")
+        return
     if as_json or not isinstance(answer, dict):
         print(json.dumps(answer, indent=None if as_json else 1))
         return

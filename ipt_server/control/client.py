@@ -28,12 +28,14 @@ class _Connection(http.client.HTTPConnection):
 
 
 def request(path: Path, method: str, target: str) -> tuple[int, Any]:
-    """(HTTP status, decoded JSON). Raises NotRunning."""
+    """(HTTP status, decoded JSON, or the text that is none). Raises NotRunning."""
     connection = _Connection(path)
     try:
         connection.request(method, target)
         response = connection.getresponse()
-        return response.status, json.loads(response.read())
+        body = response.read()
+        is_json = response.headers.get_content_type() == "application/json"
+        return response.status, json.loads(body) if is_json else body.decode()
     except (OSError, http.client.HTTPException) as error:
         raise NotRunning(f"ipt-server does not answer at {path}: {error}") from None
     finally:

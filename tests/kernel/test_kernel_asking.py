@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 from kernel_rig import CLIENT, REPO, Rig, RunningDaemon, until
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
+from prometheus_client.parser import text_string_to_metric_families
 
 from mrvpn import marks
 
@@ -125,22 +127,13 @@ def test_flows_and_flush(rig: Rig, daemon: RunningDaemon) -> None:
     assert "there is no exit wg_x" in daemon.ask("/flows?exit=wg_x")["error"]
 
 
-def test_metrics_speak_prometheus(rig: Rig, daemon: RunningDaemon) -> None:
-    import http.client
-    import socket
-
+def test_metrics_speak_prometheus_and_every_figure_that_is_watched_is_there(rig: Rig, daemon: RunningDaemon) -> None:
     daemon.start()
     daemon.hook("bbc.co.uk", f"1 60 bbc.co.uk {NAMED}")
     rig.exit_of(UK)
     rig.nowhere("169.254.169.254")
-    connection = http.client.HTTPConnection("localhost")
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(str(daemon.control))
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    from prometheus_client.parser import text_string_to_metric_families
-
+    argv = [sys.executable, "-m", "ipt_server.cli", "metrics", "--control", str(daemon.control)]
+    text = subprocess.run(argv, capture_output=True, text=True, cwd=REPO, check=True).stdout
     found = {
         (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
@@ -152,6 +145,10 @@ def test_metrics_speak_prometheus(rig: Rig, daemon: RunningDaemon) -> None:
     assert found["mrvpn_packets_total", "private"] > 0
     assert found["mrvpn_exit_connections", "wg_uk"] >= 1
     assert found["mrvpn_learned_addresses",] == 1 and found["mrvpn_database_age_seconds",] >= 0
+    names = {name for name, *_ in found}
+    for file in ("dashboard.json", "alerts.yaml", "README.md"):
+        watched = set(re.findall(r"mrvpn_[a-z_]+", (REPO / "docs" / "monitoring" / file).read_text()))
+        assert watched - {"mrvpn_answer_to_kernel_seconds"} <= names, file
 
 
 def test_compiled_text_is_what_nft_takes(rig: Rig, daemon: RunningDaemon) -> None:
