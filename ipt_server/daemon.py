@@ -326,7 +326,8 @@ class Daemon:
             self.inherited[target] = source
             if self.filter is not None:
                 self.filter.add(target)
-        self._dirty = self._dirty or bool(changes)
+        if changes:
+            self._note(changes)
         return judgement
 
     def _better(self, rule: RuleSetting, mark: int) -> bool:
@@ -413,6 +414,14 @@ class Daemon:
             await asyncio.to_thread(self.kernel.finish, prepared)
         except KernelProblem as error:
             log.warning("the old maps were not emptied: %s", error)
+
+    def _note(self, changes: list[Change]) -> None:
+        """Writes down what was learned at once; the whole table, without what ran out, follows by the clock."""
+        self._dirty = True
+        entries = self.learned.entries
+        told = [(change.address, entries[change.address]) for change in changes if change.address in entries]
+        with contextlib.suppress(OSError):  # _save says it
+            memory.add(self.paths.state / "learned.jsonl", told, self.offset)
 
     def _save(self) -> None:
         if not self._dirty:

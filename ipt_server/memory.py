@@ -26,11 +26,21 @@ def save(path: Path, entries: Iterable[tuple[Address, Entry]], offset: float) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     with new.open("w", encoding="utf-8") as out:
         for address, entry in entries:
-            line = [str(address), entry.mark, round(entry.expiry + offset, 1), entry.name, entry.client]
-            out.write(json.dumps(line) + "\n")
+            out.write(_line(address, entry, offset))
         out.flush()
         os.fsync(out.fileno())
     new.rename(path)
+
+
+def add(path: Path, entries: Iterable[tuple[Address, Entry]], offset: float) -> None:
+    """Adds entries to the file, as they are learned: a later line of an address counts. A kill loses none of them."""
+    text = "".join(_line(address, entry, offset) for address, entry in entries)
+    with path.open("a", encoding="utf-8") as out:
+        out.write(text)
+
+
+def _line(address: Address, entry: Entry, offset: float) -> str:
+    return json.dumps([str(address), entry.mark, round(entry.expiry + offset, 1), entry.name, entry.client]) + "\n"
 
 
 def load(path: Path, offset: float) -> dict[Address, Entry]:

@@ -65,8 +65,6 @@ def test_traffic_goes_on_without_the_daemon_and_a_new_one_adopts(
 ) -> None:
     daemon.start()
     daemon.hook("bbc.co.uk", f"1 60 bbc.co.uk {NAMED}")
-    if how == signal.SIGKILL:
-        until("the names are on disk", (daemon.folder / "state" / "learned.jsonl").exists)
     with rig.udp(NAMED, port=4100) as flow:
         flow.send(b"1")
         assert flow.recv(100) == b"wg_uk 1"
