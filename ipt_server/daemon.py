@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 INHERITED_MAX = 50_000
 LOOK_EVERY = 5.0  # links are looked at on every event; this is for an event that never came
 LOOK_AFTER = 0.02
+READ_EVERY = 60.0  # a tenth of a learned element's life
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class Daemon:
         self.refresher = Refresher(paths.state, lambda: self.rules.settings, self.refreshed, self.events)
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking = False
+        self._read = clock()
 
     # --- generations
 
@@ -111,6 +113,8 @@ class Daemon:
         """Adopts what the kernel has and brings it to the settings; raises settings.Refused."""
         s = settings.load(self.paths.settings())
         rules = await self._compile(s)
+        with contextlib.suppress(OSError):  # what cannot be written is told when it is
+            self.paths.state.mkdir(parents=True, exist_ok=True)
         self.learned = Learned(s.learned_max, s.hook.tries, s.hook.timeout_ms)
         self.learned.replace(self._remembered().items())
         self._take(rules)
@@ -359,6 +363,7 @@ class Daemon:
                     await asyncio.wait_for(stop.wait(), LOOK_EVERY)
                 await self._look()
                 await self._stand()
+                await self._renewed()
                 self._save()
         finally:
             self._save()
@@ -397,6 +402,15 @@ class Daemon:
         async with self._reloading:
             log.error("the nft table is gone: it is made anew")
             await self._anew()
+
+    async def _renewed(self) -> None:
+        """Takes in, once a minute, which learned addresses connections have renewed."""
+        now = self.clock()
+        if now - self._read < READ_EVERY:
+            return
+        self._read = now
+        for text, _, left in await asyncio.to_thread(self.kernel.standing_learned):
+            self.learned.outlive(ipaddress.ip_address(text), now + left)
 
     async def _anew(self) -> None:
         """Puts the rules in force into the kernel once more."""

@@ -152,6 +152,12 @@ class Learned:
         if entry is not None:
             self._put(address, replace(entry))
 
+    def outlive(self, address: Address, expiry: float) -> None:
+        """Takes in that an address's element lives until `expiry`: a connection renewed it where it stands."""
+        entry = self.entries.get(address)
+        if entry is not None:
+            entry.expiry = max(entry.expiry, expiry)
+
     def alive(self, now: float) -> list[tuple[Address, Entry]]:
         """The living entries."""
         self._expire(now)

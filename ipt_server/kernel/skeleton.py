@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ipt_server.core.failover import exit_of
+from ipt_server.core.learned import Learned
 from ipt_server.core.private import PRIVATE
 from ipt_server.core.rules import RuleSet
 from ipt_server.settings import Settings
@@ -140,7 +142,7 @@ def table(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
                     lines.append(f" chain {name} {{ meta mark set {_KEY[family]} daddr map @{name}; }}")
             if counts[family] > 1:
                 lines.append(f" map shard{family}_{buffer} {{ type {kind} : verdict; flags interval; }}")
-        lines.append(f" map learned{family} {{ type {kind} : mark; flags timeout; size {2 * s.learned_max}; }}")
+        lines.append(f" map learned{family} {{ type {kind} : mark; flags dynamic,timeout; size {2 * s.learned_max}; }}")
         private = ", ".join(PRIVATE[family])
         lines.append(f" set private{family} {{ type {kind}; flags interval; elements = {{ {private} }}; }}")
     lines += [
@@ -179,6 +181,7 @@ def _look(buffer: str, counts: Mapping[int, int]) -> list[str]:
 
 def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
     default = s.exits[0].mark
+    life = math.ceil(Learned(1, s.hook.tries, s.hook.timeout_ms).life(s.domain_route_ttl))  # no element lives longer
     hook = f"{s.hook.port}-{s.hook.port + s.hook.ports - 1}"
     return [
         # every packet of both directions carries its connection's mark; only the first one of a connection is looked up
@@ -195,6 +198,8 @@ def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
         *[f"  {_KEY[f]} daddr @own{f} meta mark set {marks.MESH:#x} goto save" for f in (4, 6)],
         *[f"  {_KEY[f]} daddr @mesh{f} meta mark set {marks.MESH:#x} goto save" for f in (4, 6)],
         *[f"  meta mark set {_KEY[f]} daddr map @learned{f}" for f in (4, 6)],
+        # each new connection renews its address
+        *[f"  meta mark != 0 update @learned{f} {{ {_KEY[f]} daddr timeout {life}s : meta mark }}" for f in (4, 6)],
         # the buffer in force; none in a new table, which is closed
         "  meta mark 0 meta nfproto vmap @current",
         "  meta mark 0 counter name no_exit reject with icmpx no-route",

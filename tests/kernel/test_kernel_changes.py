@@ -219,6 +219,23 @@ def test_an_element_that_is_learned_again_gets_its_whole_life_again(rig: Rig, ke
     assert left[str(address)] > 800
 
 
+@pytest.mark.parametrize("address", [A[1], A[2]])
+def test_each_new_connection_renews_its_learned_address(
+    rig: Rig, kernel: Kernel, address: ipaddress.IPv4Address | ipaddress.IPv6Address
+) -> None:
+    kernel.learn([Change(address, BY_US, 30, replaces=False)])
+    with rig.connect(str(address)) as s:
+        assert s.recv(100) == b"wg_us\n"
+        left = {text: seconds for text, _, seconds in kernel.standing_learned()}
+        assert left[str(address)] > 500
+        kernel.learn([Change(address, BY_US, 30, replaces=True)])
+        s.send(b"x")
+        assert s.recv(100) == b"wg_us x"
+        left = {text: seconds for text, _, seconds in kernel.standing_learned()}
+        assert left[str(address)] <= 30, "a packet of a connection that stands does not"
+    kernel.learn([Change(address, None, 0, replaces=True)])
+
+
 def test_a_refused_batch_changes_nothing(rig: Rig, kernel: Kernel) -> None:
     with rig.gateway.inside():
         from ipt_server.kernel.netlink import Socket

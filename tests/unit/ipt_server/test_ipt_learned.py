@@ -87,6 +87,15 @@ def test_a_hot_name_costs_no_system_call_until_half_of_its_life_is_over() -> Non
     assert renewed is not None and renewed.replaces and renewed.timeout == SHORTEST
 
 
+def test_an_address_that_a_connection_renewed_lives_on() -> None:
+    learned = table()
+    learned.learn(A1, 1, True, 10, "n", 0)
+    learned.outlive(A1, 1000.0)
+    learned.outlive(A2, 1000.0)
+    assert [address for address, _ in learned.alive(SHORTEST + 1)] == [A1]
+    assert learned.alive(1001.0) == []
+
+
 def test_a_long_ttl_lives_its_ttl_and_the_way_of_the_answer() -> None:
     assert table().life(3600) == pytest.approx(3600 + TRIES * TIMEOUT_MS / 1000 + GRACE)
 
