@@ -138,7 +138,10 @@ def table_commands(s: Settings, seen: Snapshot, family: int) -> list[str]:
             commands.append(f"route del default dev {e.interface} table {e.table}")
         for r in routes:
             if r not in own and r not in floor:
-                commands.append(f"route del {r.get('type', '')} {r['dst']} table {e.table}".replace("  ", " "))
+                # told whole: `del default` alone would take the one of the smallest metric, which is ours
+                named = [f"{word} {r[word]}" for word in ("dev", "metric") if word in r]
+                commands.append(" ".join(["route del", *filter(None, [r.get("type")]), r["dst"], *named,
+                                          f"table {e.table}"]))  # fmt: skip
     return commands
 
 

@@ -248,3 +248,22 @@ def test_a_link_that_returns_is_served_without_waiting_for_the_clock(rig: Rig, d
         began = time.monotonic()
         until("its route is back", lambda: "wg_uk" in rig.gateway.ip("route", "show", "table", "201"))
         assert time.monotonic() - began < 4, "the event was not heard: it waited for the clock's turn"
+
+
+@pytest.mark.parametrize("content", [b"", b"no database", None])
+def test_a_bad_database_keeps_the_generation_that_is_in_force(
+    rig: Rig, daemon: RunningDaemon, content: bytes | None
+) -> None:
+    daemon.start()
+    database = daemon.folder / "country.mmdb"
+    good = database.read_bytes()
+    database.write_bytes(good[: len(good) // 2] if content is None else content)
+    changed = rules()
+    changed[1]["exit"] = "wg_uk"
+    daemon.write(rig.raw(*changed, country_database=str(database)))
+    answer = daemon.reload()
+    assert (answer["result"], answer["generation"]) == ("refused", 1)
+    assert any("country_database" in problem and "country.mmdb" in problem for problem in answer["problems"])
+    assert (rig.exit_of(UK), rig.exit_of(US)) == ("wg_uk", "wg_us")
+    database.write_bytes(good)
+    assert daemon.reload()["result"] == "applied" and rig.exit_of(US) == "wg_uk"

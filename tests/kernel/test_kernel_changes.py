@@ -180,10 +180,12 @@ def test_other_peoples_rules_tables_and_chains_are_left_alone(rig: Rig, kernel: 
 
 
 def test_foreign_routes_in_an_exits_table_are_removed(rig: Rig, kernel: Kernel) -> None:
-    rig.gateway.ip("route", "add", "default", "dev", "wg_us", "table", "201", "metric", "0")
+    for metric in ("0", "500", "10000"):
+        rig.gateway.ip("route", "add", "default", "dev", "wg_us", "table", "201", "metric", metric)
     rig.gateway.ip("route", "add", "1.2.3.0/24", "dev", "wg_us", "table", "201")
     kernel.links_changed(rules(rig))
-    assert "wg_us" not in rig.gateway.ip("route", "show", "table", "201")
+    left = rig.gateway.ip("route", "show", "table", "201").splitlines()
+    assert [line.split()[:3] for line in left] == [["default", "dev", "wg_uk"], ["unreachable", "default", "metric"]]
 
 
 A = [ipaddress.ip_address(a) for a in (f"{UK}.31", f"{UK}.32", "2a00:1450::31")]
