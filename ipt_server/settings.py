@@ -125,6 +125,42 @@ class RuleSetting(_Model):
     patterns: tuple[Pattern, ...] = ()
     suffixes: tuple[str, ...] = ()
     prefixes: tuple[Prefix, ...] = ()
+    lists: tuple[str, ...] = ()
+
+
+EVERY = 86400.0  # seconds between two fetches, where nothing says how often
+SOONEST = 60.0
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def seconds(text: str | int | None) -> float:
+    """A `refresh` in seconds: 3600, "6h", "1d"; EVERY for None. Raises ValueError."""
+    if text is None:
+        return EVERY
+    found = re.fullmatch(r"\s*([0-9]{1,9})\s*([smhdw]?)\s*", str(text))
+    if not found or not int(found[1]):
+        raise ValueError(f"{text!r} is no time: write seconds, or such as 30m, 6h, 1d")
+    return max(SOONEST, int(found[1]) * _UNITS[found[2]])
+
+
+def _refresh(value: Any) -> Any:
+    seconds(value)
+    return value
+
+
+class NameList(_Model):
+    """A list of names kept elsewhere: a file on this host, or a URL that is fetched every `refresh`.
+
+    `checksum`: a URL that holds the SHA-256; `exit`: the exit that the fetch goes through; `attributes`: of geosite.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    path: str | None = None
+    format: Literal["auto", "plain", "hosts", "dnsmasq", "clash", "geosite"] = "auto"
+    refresh: Annotated[str | int | None, AfterValidator(_refresh)] = None
+    checksum: str | None = None
+    exit: str | None = None
+    attributes: tuple[str, ...] = ()
 
 
 class Recursor(_Model):
@@ -176,6 +212,7 @@ class Settings(_Model):
     recursor: Recursor = Recursor()
     hook: Hook = Hook()
     hints: Literal["learn", "strip"] = "learn"
+    lists: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], NameList] = {}
     learned_max: Annotated[int, Field(ge=1)] = 200_000
 
     def exit(self, name: str) -> Exit:
@@ -229,6 +266,20 @@ def _inconsistencies(value: Any) -> list[str]:
             wrong.append(f"{r.get('id')}: there is no exit {r['exit']}; there are: {known}")
         if r.get("countries") and not value.get("country_database"):
             wrong.append(f"{r.get('id')}: needs country_database")
+    lists = value.get("lists")
+    lists = lists if isinstance(lists, dict) else {}
+    for r in rules:
+        named = r.get("lists")
+        for name in named if isinstance(named, list | tuple) else ():
+            if name not in lists:
+                wrong.append(
+                    f"{r.get('id')}: there is no list {name}; there are: {', '.join(map(str, lists)) or 'none'}"
+                )
+    for name, of in lists.items():
+        if isinstance(of, dict) and (of.get("url") is None) == (of.get("path") is None):
+            wrong.append(f"lists.{name}: needs either `url` or `path`")
+        if isinstance(of, dict) and of.get("exit") is not None and of["exit"] not in names:
+            wrong.append(f"lists.{name}: there is no exit {of['exit']}; there are: {known}")
     return wrong
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol
 
 import re2
 
@@ -18,9 +19,20 @@ from mrvpn import patterns
 REGEX_MEMORY = 64 << 20  # bytes, at most, for the states of the regexes' automaton
 _SENTINEL = "\x01"  # no name holds it: it tells whether the automaton works at all
 
+_TAIL = re.compile(r"(?<!\\)\\\.((?:[A-Za-z0-9_-]+\\\.)*[A-Za-z0-9_-]+)\$?$")
 _WHOLE_LABEL = re.compile(r"(?:^|(?<=\^)|(?<=\\\.)|(?<=\))|(?<=\)\?))[\w-]+(?=\\\.|\$|$)")
 
 Cover = tuple[int, bool, bool]  # (number, the name itself, what is below it)
+
+
+class ListedNames(Protocol):
+    """What a list covers: names themselves, names with all below, what is below, parts of names, regexes."""
+
+    exact: list[str]
+    suffixes: list[str]
+    below: list[str]
+    keywords: list[str]
+    regexes: list[str]
 
 
 class TooManyRegexes(Exception):
@@ -36,6 +48,7 @@ class NameIndex:
         self._numbers: dict[tuple[Cover, ...], int] = {}
         self._joined: dict[tuple[int, Cover], int] = {}
         self._regexes: list[tuple[str, int]] = []
+        self._tails: set[str] | None = set()  # what every name that a regex matches lies below; None: there is no such
         self._set: Any = None
 
     def add(self, number: int, names: Iterable[str], itself: bool = True, below: bool = True) -> None:
@@ -76,10 +89,28 @@ class NameIndex:
                 self.add(number, [shape.name or ""], shape.itself, shape.below)
                 return
             self._regexes.append((shape.regex, number))
+        self._below(tail(ascii_pattern))
 
     def add_regex(self, number: int, regex: str) -> None:
         """Puts a regex that may match anywhere in a name under a number."""
         self._regexes.append((f"(?i:.*(?:{regex}).*)", number))
+        self._below(tail(regex) if regex.endswith("$") else "")
+
+    def add_listed(self, number: int, listed: ListedNames) -> None:
+        """Puts what a list covers under a number."""
+        self.add(number, listed.exact, itself=True, below=False)
+        self.add(number, listed.suffixes)
+        self.add(number, listed.below, itself=False, below=True)
+        for keyword in listed.keywords:
+            self.add_regex(number, re.escape(keyword))
+        for regex in listed.regexes:
+            self.add_regex(number, regex)
+
+    def _below(self, suffix: str) -> None:
+        if not suffix:
+            self._tails = None
+        elif self._tails is not None:
+            self._tails.add(suffix)
 
     def finish(self) -> None:
         """Compiles the regexes. Raises TooManyRegexes."""
@@ -90,10 +121,10 @@ class NameIndex:
         options = re2.Options()
         options.max_mem, options.log_errors, options.never_capture = REGEX_MEMORY, False, True
         self._set = re2.Set.FullMatchSet(options)  # type: ignore[no-untyped-call]
-        for regex, _ in self._regexes:
-            self._set.Add(regex)
-        self._set.Add(_SENTINEL)
         try:
+            for regex, _ in self._regexes:
+                self._set.Add(regex)
+            self._set.Add(_SENTINEL)
             self._set.Compile()
             works = self._set.Match(_SENTINEL) == [len(self._regexes)]
         except re2.error:
@@ -103,12 +134,12 @@ class NameIndex:
 
     @property
     def asks_for_all(self) -> bool:
-        """Whether some match is no look-up, so that every name must be asked about."""
-        return bool(self._regexes)
+        """Whether some regex may match any name, so that every name must be asked about."""
+        return self._tails is None
 
     def suffixes(self) -> Iterable[str]:
-        """Every name that, itself or as an ancestor, a look-up names."""
-        return self._at.keys()
+        """Every name that, itself or as an ancestor, a match needs; unless `asks_for_all`."""
+        return chain(self._at, self._tails or ())
 
     def match(self, name: str) -> set[int]:
         """The numbers that a canonical name falls under."""
@@ -137,6 +168,36 @@ def _escaped(name: str, at: int) -> bool:
     while before and name[before - 1] == "\\":
         before -= 1
     return (at - before) % 2 == 1
+
+
+def tail(regex: str) -> str:
+    """The name that whatever a regex matches whole must lie below, as far as its last characters tell; "" for none.
+
+    `ads?[0-9]*\\..*\\.ru` -> `ru`.
+    """
+    found = _TAIL.search(regex)
+    if not found or _alternates(regex):
+        return ""
+    return found[1].replace("\\.", ".").lower()
+
+
+def _alternates(regex: str) -> bool:
+    """Whether a regex is several at its top level, so that its last characters speak for the last of them only."""
+    depth, skip, inside = 0, False, False
+    for character in regex:
+        if skip:
+            skip = False
+        elif character == "\\":
+            skip = True
+        elif inside:
+            inside = character != "]"
+        elif character == "[":
+            inside = True
+        elif character in "()":
+            depth += 1 if character == "(" else -1
+        elif character == "|" and depth == 0:
+            return True
+    return False
 
 
 def _ascii_labels(pattern: str) -> str:

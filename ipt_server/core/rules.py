@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 
 from ipt_server.core.intervals import Intervals, flatten
-from ipt_server.core.names import NameIndex, TooManyRegexes
+from ipt_server.core.names import ListedNames, NameIndex, TooManyRegexes
 from ipt_server.core.private import PRIVATE
 from ipt_server.settings import Exit, Refused, RuleSetting, Settings
 from mrvpn import marks, precedence
@@ -23,20 +23,28 @@ class RuleSet:
     """The compiled rules of one generation: look-ups by name and by address. Raises settings.Refused."""
 
     def __init__(
-        self, settings: Settings, countries: Countries, intervals: Mapping[int, Intervals] | None = None
+        self,
+        settings: Settings,
+        countries: Countries,
+        intervals: Mapping[int, Intervals] | None = None,
+        *,
+        lists: Mapping[str, ListedNames] | None = None,
     ) -> None:
-        """`intervals`: what these settings' rules of addresses came to before, in place of working it out again."""
+        """`intervals`: what these settings' rules of addresses came to before, in place of working it out again.
+
+        `lists`: what the lists that rules name cover; one that is missing covers nothing.
+        """
         self.settings = settings
         self.rules = settings.rules
         self.position = {rule.mark: number for number, rule in enumerate(settings.rules)}
         self.by_mark = {rule.mark: rule for rule in settings.rules}
         self._exits = {e.name: e for e in settings.exits}
         self._names = NameIndex()
-        self._compile_names()
+        self._compile_names(lists or {})
         self.fallback = _fallback(settings)
         self.intervals = intervals or {f: _intervals(settings, countries, f, self.fallback) for f in (4, 6)}
 
-    def _compile_names(self) -> None:
+    def _compile_names(self, lists: Mapping[str, ListedNames]) -> None:
         problems = []
         for rule in self.rules:
             try:
@@ -45,6 +53,9 @@ class RuleSet:
                 problems.append(f"{rule.id}: {error}")
             for pattern in rule.patterns:
                 self._names.add_pattern(rule.mark, pattern)
+            for name in rule.lists:
+                if name in lists:
+                    self._names.add_listed(rule.mark, lists[name])
         try:
             self._names.finish()
         except TooManyRegexes as error:

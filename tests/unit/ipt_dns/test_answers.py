@@ -11,6 +11,7 @@ from ipt_server import settings
 from ipt_server.core.answers import Judgement, judge, reverse_address, teachable
 from ipt_server.core.rules import RuleSet
 from ipt_server.dns import protocol
+from ipt_server.lists.formats import parse
 
 RU, UK, US = 0x10000, 0x10001, 0x10002
 
@@ -183,3 +184,31 @@ def test_a_suffix_that_no_name_can_be_is_a_problem_of_its_rule() -> None:
     bad = {"id": "bad", "mark": 0x10003, "exit": "wg_us", "kind": "domain", "suffixes": ["п" * 70 + ".рф"]}
     with pytest.raises(settings.Refused, match=r"bad: .* is no name"):
         rules(bad)
+
+
+def test_rules_of_lists() -> None:
+    listed = {"id": "l", "mark": 0x10003, "exit": "wg_us", "kind": "domain", "lists": ["video", "news"]}
+    value = {"lists": {"video": {"url": "https://example.com/x"}, "news": {"path": "/x"}}}
+    with_lists = RuleSet(rules(listed, **value).settings, {}, lists={"video": parse("video.example\n")})
+    assert [rule.id for rule in with_lists.match("www.video.example")] == ["l"]
+    assert "video.example" in set(with_lists.suffixes())
+    assert with_lists.match("www.news.example") == [], "a list that was not fetched yet covers nothing"
+
+
+@pytest.mark.parametrize(
+    ("lists", "told"),
+    [
+        ({}, "l: there is no list video; there are: none"),
+        ({"other": {"path": "/x"}}, "l: there is no list video; there are: other"),
+        ({"video": {}}, "lists.video: needs either `url` or `path`"),
+        ({"video": {"path": "/x", "url": "https://example.com/x"}}, "lists.video: needs either `url` or `path`"),
+        ({"video": {"path": "/x", "exit": "wg_no"}}, "lists.video: there is no exit wg_no"),
+        ({"video": {"url": "ftp://example.com/x"}}, "lists.video.url"),
+        ({"../video": {"path": "/x"}}, "lists.../video"),
+    ],
+)
+def test_lists_that_cannot_be_used(lists: dict[str, Any], told: str) -> None:
+    listed = {"id": "l", "mark": 0x10003, "exit": "wg_us", "kind": "domain", "lists": ["video"]}
+    with pytest.raises(settings.Refused) as refused:
+        rules(listed, lists=lists)
+    assert any(problem.startswith(told) for problem in refused.value.problems), refused.value.problems

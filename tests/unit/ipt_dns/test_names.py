@@ -100,3 +100,39 @@ def test_regexes_that_do_not_fit_are_told(monkeypatch: pytest.MonkeyPatch) -> No
         index.add_regex(n, rf"ads{n}[0-9]{{1,9}}x+y*\.")
     with pytest.raises(TooManyRegexes, match="300 regular expressions"):
         index.finish()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "tail"),
+    [
+        (r"ads?[0-9]*\..*\.ru", "ru"),
+        (r"(a|b)+\.shop\.example\.com$", "shop.example.com"),
+        (r"[^|]+\.Shop\.ru", "shop.ru"),
+        (r".*\.при.*\.рф", "xn--p1ai"),
+        (r"\|.*\.ru", "ru"),
+        (r"foo|.*\.ru", ""),
+        (r".*\.(ru|de)", ""),
+        (r".*\.ru?", ""),
+        (r".*\.ru.*", ""),
+        (r".*shop.*", ""),
+        (r".*[\.]ru", ""),
+        (r".*x\\.ru", ""),
+        (r".*ru", ""),
+    ],
+)
+def test_what_a_regex_ends_in_tells_which_names_to_ask_about(pattern: str, tail: str) -> None:
+    index = NameIndex()
+    index.add_pattern(1, pattern)
+    index.finish()
+    assert index.asks_for_all == (not tail)
+    if tail:
+        assert list(index.suffixes()) == [tail]
+
+
+def test_one_regex_of_any_name_is_enough_to_ask_about_all() -> None:
+    index = NameIndex()
+    index.add_pattern(1, r"ads?[0-9]*\..*\.ru")
+    index.add_regex(2, r"ads[0-9]+\.example$")
+    assert not index.asks_for_all and set(index.suffixes()) == {"ru", "example"}
+    index.add_regex(3, r"ads")
+    assert index.asks_for_all

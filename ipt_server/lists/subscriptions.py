@@ -1,0 +1,98 @@
+"""Lists by name: a copy of each on disk, brought up to date on its schedule, and what it covers.
+
+Knows: settings of lists, the folder of copies. Must not know: rules, the daemon. What cannot be fetched or read is told
+and the last good copy kept; a list that was never fetched covers nothing yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ipt_server.fetch import FetchRefused, fetch
+from ipt_server.lists.formats import ListRefused, Names, parse
+from ipt_server.settings import NameList, seconds
+
+AGAIN = 300.0  # seconds until a fetch that failed is tried again
+SHRINK = 0.5  # a list that lost more than this part of its entries is a mistake of its maker
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is at hand of all lists: names by list, a digest of it all, and what is wrong, one line a list."""
+
+    names: Mapping[str, Names]
+    digest: str
+    problems: tuple[str, ...]
+
+
+class Subscriptions:
+    """The copies in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.problems: dict[str, str] = {}  # by list: why the last fetch was refused
+        self._asked: dict[str, float] = {}
+
+    def copy(self, name: str, of: NameList) -> Path:
+        """Where a list's text is read from."""
+        if of.url is None and of.path is not None:
+            return Path(of.path)
+        return self.folder / f"{name}.list"
+
+    def read(self, lists: Mapping[str, NameList]) -> Content:
+        """What the copies at hand cover. Never raises for what is in them."""
+        found, problems, digest = {}, [], hashlib.sha256()
+        for name, of in sorted(lists.items()):
+            try:
+                data = self.copy(name, of).read_bytes()
+                found[name] = parse(data.decode(errors="replace"), of.format, of.attributes)
+                digest.update(hashlib.sha256(data).digest() + name.encode())
+            except FileNotFoundError:
+                problems.append(f"lists.{name}: is not there yet: {of.url or of.path}")
+            except OSError as error:
+                problems.append(f"lists.{name}: {error}")
+            except ListRefused as error:
+                problems.append(f"lists.{name}: {error}")
+        return Content(found, digest.hexdigest(), tuple(problems))
+
+    def due(self, lists: Mapping[str, NameList], now: float | None = None) -> list[str]:
+        """The lists whose time has come; `now` in Unix seconds."""
+        now = time.time() if now is None else now
+        return [name for name, of in lists.items() if of.url is not None and self._next(name, of) <= now]
+
+    def _next(self, name: str, of: NameList) -> float:
+        asked = self._asked.get(name, float("-inf"))
+        if name in self.problems:
+            return asked + AGAIN
+        try:
+            return max(asked, self.copy(name, of).stat().st_mtime) + seconds(of.refresh)
+        except OSError:
+            return asked + AGAIN
+
+    def refresh(self, name: str, of: NameList, mark: int | None = None, now: float | None = None) -> bool:
+        """Brings one copy up to date; True where it changed. What is wrong stands in `problems`, and the old one stays.
+
+        `mark`: of the exit to go through.
+        """
+        if of.url is None:
+            return False
+        self._asked[name] = time.time() if now is None else now
+        target = self.copy(name, of)
+        try:
+            before = len(parse(target.read_text(errors="replace"), of.format, of.attributes)) if target.exists() else 0
+
+            def accept(new: Path) -> None:
+                entries = len(parse(new.read_text(errors="replace"), of.format, of.attributes))
+                if entries < before * (1 - SHRINK):
+                    raise ListRefused(f"shrank from {before} to {entries} entries; the old one is kept")
+
+            changed = fetch(of.url, target, accept, mark, of.checksum)
+        except (FetchRefused, ListRefused, OSError) as error:
+            self.problems[name] = f"lists.{name}: {error}"
+            return False
+        self.problems.pop(name, None)
+        return changed

@@ -1,0 +1,156 @@
+"""Copies of lists: fetched when due, kept when what comes is worse; a real HTTP server."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from ipt_server.lists.subscriptions import AGAIN, Subscriptions
+from ipt_server.settings import EVERY, NameList, seconds
+
+GOOD = "".join(f"n{n}.example.com\n" for n in range(100))
+
+
+class Server(ThreadingHTTPServer):
+    """Serves `text` with an ETag; counts what it sent whole and what was still the same."""
+
+    text, status, whole, same = GOOD, 200, 0, 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/list.txt"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        body = self.server.text.encode()
+        if self.path.endswith(".sha256"):
+            body = hashlib.sha256(body).hexdigest().encode()
+        tag = f'"{hashlib.sha256(body).hexdigest()}"'
+        if self.headers.get("If-None-Match") == tag:
+            self.server.same += 1
+            self.send_response(304)
+            self.end_headers()
+            return
+        self.server.whole += 1
+        self.send_response(self.server.status)
+        self.send_header("ETag", tag)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Subscriptions:
+    return Subscriptions(tmp_path / "lists")
+
+
+def test_fetched_read_and_fetched_again_only_when_it_changed(server: Server, lists: Subscriptions) -> None:
+    of = {"video": NameList(url=server.url)}
+    assert lists.read(of).problems == (f"lists.video: is not there yet: {server.url}",)
+    assert lists.due(of) == ["video"]
+    assert lists.refresh("video", of["video"]) and lists.due(of) == []
+    first = lists.read(of)
+    assert len(first.names["video"]) == 100 and not first.problems
+    assert not lists.refresh("video", of["video"]) and (server.whole, server.same) == (1, 1)
+    server.text += "more.example.com\n"
+    assert lists.refresh("video", of["video"])
+    second = lists.read(of)
+    assert len(second.names["video"]) == 101 and second.digest != first.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "told"),
+    [
+        ("".join(f"n{n}.example.com{' ' * 60}# padded\n" for n in range(40)), 200, "shrank from 100 to 40 entries"),
+        ("n1.example.com\n", 200, "shrank from"),
+        ("", 200, "is empty"),
+        ("<html>" * 1000, 200, "is no name"),
+        (GOOD, 500, "500"),
+    ],
+)
+def test_what_is_worse_is_refused_and_the_old_copy_kept(
+    server: Server, lists: Subscriptions, text: str, status: int, told: str
+) -> None:
+    of = {"video": NameList(url=server.url, refresh="1h")}
+    assert lists.refresh("video", of["video"], now=1e9)
+    before = lists.read(of)
+    server.text, server.status = text + ("" if status == 200 else "x"), status
+    assert not lists.refresh("video", of["video"], now=1e9)
+    assert told in lists.problems["video"] and lists.problems["video"].startswith("lists.video: ")
+    assert lists.read(of) == before
+    assert lists.due(of, 1e9 + AGAIN - 1) == [] and lists.due(of, 1e9 + AGAIN) == ["video"]
+    server.text, server.status = GOOD + "new.example.com\n", 200
+    assert lists.refresh("video", of["video"]) and lists.problems == {}
+
+
+def test_nobody_there(lists: Subscriptions) -> None:
+    of = NameList(url="http://127.0.0.1:9/list.txt")
+    assert not lists.refresh("video", of) and "refused" in lists.problems["video"]
+
+
+def test_checksum(server: Server, lists: Subscriptions) -> None:
+    of = NameList(url=server.url, checksum=server.url.replace(".txt", ".sha256"))
+    assert lists.refresh("video", of)
+    bad = NameList(url=server.url, checksum=server.url)
+    server.text += "more.example.com\n"
+    assert not lists.refresh("video", bad) and "SHA-256" in lists.problems["video"]
+
+
+def test_a_file_of_the_host(tmp_path: Path, lists: Subscriptions) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("example.com\n")
+    of = {
+        "mine": NameList(path=str(path)),
+        "gone": NameList(path=str(tmp_path / "gone")),
+        "bad": NameList(path="/dev/null"),
+    }
+    content = lists.read(of)
+    assert content.names["mine"].suffixes == ["example.com"] and set(content.names) == {"mine"}
+    assert [p.partition(" ")[0] for p in content.problems] == ["lists.bad:", "lists.gone:"]
+    assert lists.due(of) == []
+
+
+def test_when_a_list_is_due(server: Server, lists: Subscriptions) -> None:
+    of = {"video": NameList(url=server.url, refresh="6h")}
+    lists.refresh("video", of["video"], now=1000.0)
+    os.utime(lists.copy("video", of["video"]), (1000, 1000))
+    assert lists.due(of, 1000 + 6 * 3600 - 1) == [] and lists.due(of, 1000 + 6 * 3600) == ["video"]
+    # another life of the daemon knows the age of the copy
+    assert Subscriptions(lists.folder).due(of, 1000 + 6 * 3600 - 1) == []
+
+
+def test_times() -> None:
+    assert [seconds(t) for t in (None, 3600, "90", "30m", "6h", "1d", "1w", 5)] == [
+        EVERY,
+        3600,
+        90,
+        1800,
+        21600,
+        86400,
+        604800,
+        60,
+    ]
+    for text in ("", "soon", "-1", "0", "1y", "1.5h"):
+        with pytest.raises(ValueError, match="is no time"):
+            seconds(text)
