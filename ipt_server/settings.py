@@ -6,6 +6,7 @@ Knows: the form of the file. Must not know: what is done with it.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path

@@ -6,6 +6,7 @@ and the last good copy kept; a list that was never fetched covers nothing yet.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Mapping
@@ -37,26 +38,32 @@ class Subscriptions:
         self.problems: dict[str, str] = {}  # by list: why the last fetch was refused
         self._asked: dict[str, float] = {}
 
-    def copy(self, name: str, of: NameList) -> Path:
-        """Where a list's text is read from."""
-        if of.url is None and of.path is not None:
-            return Path(of.path)
+    def copy(self, name: str) -> Path:
+        """Where the last good copy of a list is."""
         return self.folder / f"{name}.list"
 
     def read(self, lists: Mapping[str, NameList]) -> Content:
-        """What the copies at hand cover. Never raises for what is in them."""
+        """What the lists cover: files as they are now, or their last good copy, and the copies of URLs.
+
+        Never raises for what is in them: a list without anything good covers nothing.
+        """
         found, problems, digest = {}, [], hashlib.sha256()
         for name, of in sorted(lists.items()):
-            try:
-                data = self.copy(name, of).read_bytes()
-                found[name] = parse(data.decode(errors="replace"), of.format, of.attributes)
-                digest.update(hashlib.sha256(data).digest() + name.encode())
-            except FileNotFoundError:
-                problems.append(f"lists.{name}: is not there yet: {of.url or of.path}")
-            except OSError as error:
-                problems.append(f"lists.{name}: {error}")
-            except ListRefused as error:
-                problems.append(f"lists.{name}: {error}")
+            copy = self.copy(name)
+            for path in [Path(of.path), copy] if of.path is not None else [copy]:
+                try:
+                    data = path.read_bytes()
+                    found[name] = parse(data.decode(errors="replace"), of.format, of.attributes)
+                    if path != copy:
+                        _keep(copy, data)
+                except FileNotFoundError:
+                    if path != copy or of.path is None:
+                        problems.append(f"lists.{name}: is not there yet: {of.url or of.path}")
+                except (OSError, ListRefused) as error:
+                    problems.append(f"lists.{name}: {path}: {error}")
+                if name in found:
+                    digest.update(hashlib.sha256(data).digest() + name.encode())
+                    break
         return Content(found, digest.hexdigest(), tuple(problems))
 
     def due(self, lists: Mapping[str, NameList], now: float | None = None) -> list[str]:
@@ -69,7 +76,7 @@ class Subscriptions:
         if name in self.problems:
             return asked + AGAIN
         try:
-            return max(asked, self.copy(name, of).stat().st_mtime) + seconds(of.refresh)
+            return max(asked, self.copy(name).stat().st_mtime) + seconds(of.refresh)
         except OSError:
             return asked + AGAIN
 
@@ -81,7 +88,7 @@ class Subscriptions:
         if of.url is None:
             return False
         self._asked[name] = time.time() if now is None else now
-        target = self.copy(name, of)
+        target = self.copy(name)
         try:
             before = len(parse(target.read_text(errors="replace"), of.format, of.attributes)) if target.exists() else 0
 
@@ -96,3 +103,14 @@ class Subscriptions:
             return False
         self.problems.pop(name, None)
         return changed
+
+
+def _keep(copy: Path, data: bytes) -> None:
+    """Makes the copy hold these bytes, in one step. Raises OSError."""
+    with contextlib.suppress(OSError):
+        if copy.read_bytes() == data:
+            return
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    new = copy.with_name("new-" + copy.name)
+    new.write_bytes(data)
+    new.rename(copy)

@@ -129,12 +129,18 @@ def test_a_file_of_the_host(tmp_path: Path, lists: Subscriptions) -> None:
     assert content.names["mine"].suffixes == ["example.com"] and set(content.names) == {"mine"}
     assert [p.partition(" ")[0] for p in content.problems] == ["lists.bad:", "lists.gone:"]
     assert lists.due(of) == []
+    # what comes after is worse: the last good copy serves, and it is told
+    for worse in ("<html>", None):
+        path.write_text(worse) if worse else path.unlink()
+        kept = lists.read({"mine": of["mine"]})
+        assert kept.names["mine"].suffixes == ["example.com"] and kept.problems[0].startswith("lists.mine: ")
+        assert Subscriptions(lists.folder).read({"mine": of["mine"]}).digest == kept.digest
 
 
 def test_when_a_list_is_due(server: Server, lists: Subscriptions) -> None:
     of = {"video": NameList(url=server.url, refresh="6h")}
     lists.refresh("video", of["video"], now=1000.0)
-    os.utime(lists.copy("video", of["video"]), (1000, 1000))
+    os.utime(lists.copy("video"), (1000, 1000))
     assert lists.due(of, 1000 + 6 * 3600 - 1) == [] and lists.due(of, 1000 + 6 * 3600) == ["video"]
     # another life of the daemon knows the age of the copy
     assert Subscriptions(lists.folder).due(of, 1000 + 6 * 3600 - 1) == []
