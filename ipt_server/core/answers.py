@@ -5,9 +5,10 @@ Knows: names, records, rules. Must not know: datagrams, sockets, clocks, the ker
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ipt_server.core.rules import Address, RuleSet
 from ipt_server.settings import RuleSetting
@@ -15,8 +16,7 @@ from ipt_server.settings import RuleSetting
 A, CNAME, PTR, AAAA, DNAME, SVCB, HTTPS = 1, 5, 12, 28, 39, 64, 65
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One record: type, TTL in seconds, owner (lower case, no last dot), and what it carries."""
 
     kind: int
@@ -26,8 +26,7 @@ class Record:
     target: str | None = None  # CNAME, DNAME, PTR, SVCB, HTTPS
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What the hook tells of an answer."""
 
     nonce: str
@@ -37,8 +36,7 @@ class Answer:
     records: tuple[Record, ...]
 
 
-@dataclass(frozen=True)
-class Lesson:
+class Lesson(NamedTuple):
     """An address to learn under a rule, for an answer whose TTL is `ttl` seconds, by the name that matched."""
 
     address: Address
@@ -47,8 +45,7 @@ class Lesson:
     name: str
 
 
-@dataclass(frozen=True)
-class Judgement:
+class Judgement(NamedTuple):
     """What must be in the kernel first, targets that inherit a rule, what changes in the answer (ttl 0: nothing)."""
 
     lessons: tuple[Lesson, ...] = ()
@@ -65,14 +62,14 @@ def judge(answer: Answer, rules: RuleSet, inherited: Mapping[str, str], own: fro
     """
     chain = dict.fromkeys([answer.qname, *(name for r in answer.records for name in _chain_names(r))])
     names = [*chain, *(inherited[name] for name in chain if name in inherited)]
-    matched = rules.best(names)
+    matched = rules.match(names[0]) if len(names) == 1 else rules.best(names)
     if not matched:
         return Judgement()
     ttl = _ttl(matched, rules)
     routing = next((rule for rule in matched if rule.exit is not None), None)
     if routing is None:
         return Judgement(ttl=ttl)
-    source = next(name for name in names if routing in rules.match(name))
+    source = names[0] if len(names) == 1 else next(name for name in names if routing in rules.match(name))
     carried = max((min(r.ttl, ttl) if ttl else r.ttl for r in answer.records), default=0)
     exit_ = rules.exit_of(routing.mark)
     strip = rules.settings.hints == "strip"
@@ -102,15 +99,19 @@ def _chain_names(record: Record) -> Iterable[str]:
 
 def _ttl(matched: Iterable[RuleSetting], rules: RuleSet) -> int:
     """The largest TTL that may be handed out: the smallest of domain_route_ttl and the matching rules' own."""
-    own = [rule.ttl for rule in matched if rule.ttl]
-    return min([rules.settings.domain_route_ttl, *own])
+    return min(rules.settings.domain_route_ttl, *(rule.ttl for rule in matched if rule.ttl), 2**31 - 1)
 
 
 def teachable(address: Address, own: frozenset[Address]) -> bool:
     """Whether an answer may teach this address: public, unicast, and no address of ours."""
+    return address not in own and _public(address)
+
+
+@functools.lru_cache(65536)
+def _public(address: Address) -> bool:
     if address.version == 6 and address.ipv4_mapped is not None:  # no packet carries one
         return False
-    return address.is_global and not address.is_multicast and address not in own
+    return address.is_global and not address.is_multicast
 
 
 def reverse_address(name: str) -> Address | None:

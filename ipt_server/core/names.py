@@ -1,7 +1,9 @@
 """Which numbers (rules) a name falls under: look-ups by suffix, and one RE2 set for the rest.
 
 Knows: names in canonical text (`dns.protocol.name`), regexes. Must not know: rules, lists, answers. Made for 500,000
-suffixes: one dictionary from name to a small number that stands for everything that is said of the name.
+suffixes: dictionaries from name to a small number that stands for everything that is said of the name. They are many
+small ones, because growing or freeing one of 500,000 names holds up every other thread for longer than an answer may
+wait.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ _SENTINEL = "\x01"  # no name holds it: it tells whether the automaton works at 
 
 _TAIL = re.compile(r"(?<!\\)\\\.((?:[A-Za-z0-9_-]+\\\.)*[A-Za-z0-9_-]+)\$?$")
 _WHOLE_LABEL = re.compile(r"(?:^|(?<=\^)|(?<=\\\.)|(?<=\))|(?<=\)\?))[\w-]+(?=\\\.|\$|$)")
+
+_SHARDS = 256  # a power of two
 
 Cover = tuple[int, bool, bool]  # (number, the name itself, what is below it)
 
@@ -43,7 +47,7 @@ class NameIndex:
     """Names and regexes, each with a number. Filled by `add` and `add_pattern`, then `finish`, then `match`."""
 
     def __init__(self) -> None:
-        self._at: dict[str, int] = {}
+        self._at: tuple[dict[str, int], ...] = tuple({} for _ in range(_SHARDS))
         self._covers: list[tuple[Cover, ...]] = []
         self._numbers: dict[tuple[Cover, ...], int] = {}
         self._joined: dict[tuple[int, Cover], int] = {}
@@ -56,11 +60,12 @@ class NameIndex:
 
         Raises ValueError for one that no DNS name can be.
         """
-        at, cover = self._at, (number, itself, below)
+        shards, cover = self._at, (number, itself, below)
         alone = self._number((cover,))
         for name in names:
             if not name.isascii():
                 name = to_ascii(name)
+            at = shards[hash(name) & _SHARDS - 1]
             standing = at.setdefault(name, alone)
             if standing != alone:
                 at[name] = self._join(standing, cover)
@@ -139,19 +144,25 @@ class NameIndex:
 
     def suffixes(self) -> Iterable[str]:
         """Every name that, itself or as an ancestor, a match needs; unless `asks_for_all`."""
-        return chain(self._at, self._tails or ())
+        return chain(*self._at, self._tails or ())
+
+    def release(self) -> None:
+        """Frees the names, little by little; nothing is matched any more. For a thread."""
+        for shard in self._at:
+            shard.clear()
 
     def match(self, name: str) -> set[int]:
         """The numbers that a canonical name falls under."""
-        at = self._at
+        shards, mask = self._at, _SHARDS - 1
         found: set[int] = set()
-        number = at.get(name)
+        number = shards[hash(name) & mask].get(name)
         if number is not None:
             found.update(n for n, itself, _ in self._covers[number] if itself)
         start = name.find(".") + 1
         while start:
             if start < 2 or name[start - 2] != "\\" or not _escaped(name, start - 1):
-                number = at.get(name[start:])
+                suffix = name[start:]
+                number = shards[hash(suffix) & mask].get(suffix)
                 if number is not None:
                     found.update(n for n, _, below in self._covers[number] if below)
             start = name.find(".", start) + 1

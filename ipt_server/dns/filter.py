@@ -49,24 +49,23 @@ class Filter:
 
     def prepare(self, names: Iterable[str], ask_for_all: bool) -> Path:
         """Makes the file of a new filter beside the one in force; returns its path. Raises OSError."""
-        keys = set(map(key, names))
+        words = array("I", map(key, names))
         slots = 1024
-        while slots < 2 * (len(keys) + SPARE):
+        while slots < 2 * (len(words) + SPARE):
             slots *= 2
-        mask = slots - 1
+        mask, entries = slots - 1, 0
         table = array("I", bytes(4 * slots))
-        for word in keys:
+        for word in words:
             at = word & mask
-            while table[at]:
+            while (seen := table[at]) and seen != word:
                 at = at + 1 & mask
+            entries += not seen
             table[at] = word
         new = self.path.with_suffix(f".new{os.getpid()}")
         try:
             with new.open("wb") as out:
                 os.fchmod(out.fileno(), 0o644)
-                out.write(
-                    struct.pack("=5I", MAGIC, mask, len(keys), 0, int(ask_for_all)).ljust(HEADER_WORDS * 4, b"\0")
-                )
+                out.write(struct.pack("=5I", MAGIC, mask, entries, 0, int(ask_for_all)).ljust(HEADER_WORDS * 4, b"\0"))
                 table.tofile(out)
         except OSError:
             with contextlib.suppress(OSError):

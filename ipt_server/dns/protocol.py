@@ -81,7 +81,7 @@ def parse(data: bytes) -> Answer:
         raise Malformed(f"{len(lines)} records; at most {MAX_RECORDS}", nonce)
     try:
         qtype, qname = _number(head[1], 0xFFFF), name(head[3])
-        client = str(_address(head[2], ipaddress.ip_address))
+        client = _client(head[2])
         records = tuple(_record(line) for line in lines if line)
     except Malformed as error:
         raise Malformed(str(error), nonce) from None
@@ -95,6 +95,12 @@ def _number(text: str, largest: int) -> int:
     return value
 
 
+@functools.lru_cache(4096)
+def _client(text: str) -> str:
+    return str(_address(text, ipaddress.ip_address))
+
+
+@functools.lru_cache(65536)
 def _address(text: str, family: Any) -> Any:
     """An address of a family; one with a scope is none that can be routed. Raises Malformed."""
     try:

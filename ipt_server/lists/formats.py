@@ -6,6 +6,7 @@ and a text that is mostly such lines, or holds no name at all, is refused with t
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import re
 from collections.abc import Callable, Iterable
@@ -59,7 +60,7 @@ def parse(text: str, kind: str = "auto", attributes: Iterable[str] = ()) -> Name
     line_of = _LINES[kind]
     found, first, lines = Names(), "", 0
     wanted = frozenset(attributes)
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):  # line by line: other threads run in between
         line = line.strip().removeprefix("\ufeff")
         if not line or line[0] in "#!;" or line.startswith("//"):
             continue

@@ -23,9 +23,9 @@ SHRINK = 0.5  # a list that lost more than this part of its entries is a mistake
 
 @dataclass(frozen=True)
 class Content:
-    """What is at hand of all lists: names by list, a digest of it all, and what is wrong, one line a list."""
+    """What is at hand of all lists: entries by list, a digest of it all, and what is wrong, one line a list."""
 
-    names: Mapping[str, Names]
+    entries: Mapping[str, int]
     digest: str
     problems: tuple[str, ...]
 
@@ -42,12 +42,13 @@ class Subscriptions:
         """Where the last good copy of a list is."""
         return self.folder / f"{name}.list"
 
-    def read(self, lists: Mapping[str, NameList]) -> Content:
+    def read(self, lists: Mapping[str, NameList]) -> tuple[dict[str, Names], Content]:
         """What the lists cover: files as they are now, or their last good copy, and the copies of URLs.
 
         Never raises for what is in them: a list without anything good covers nothing.
         """
-        found, problems, digest = {}, [], hashlib.sha256()
+        found: dict[str, Names] = {}
+        problems, digest = [], hashlib.sha256()
         for name, of in sorted(lists.items()):
             copy = self.copy(name)
             for path in [Path(of.path), copy] if of.path is not None else [copy]:
@@ -64,7 +65,8 @@ class Subscriptions:
                 if name in found:
                     digest.update(hashlib.sha256(data).digest() + name.encode())
                     break
-        return Content(found, digest.hexdigest(), tuple(problems))
+        entries = {name: len(names) for name, names in found.items()}
+        return found, Content(entries, digest.hexdigest(), tuple(problems))
 
     def due(self, lists: Mapping[str, NameList], now: float | None = None) -> list[str]:
         """The lists whose time has come; `now` in Unix seconds."""

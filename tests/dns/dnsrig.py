@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def sockets(*kinds: socket.SocketKind) -> list[socket.socket]:
 
 
 @contextlib.contextmanager
-def namespace(folder: Path) -> Iterator[str]:
+def namespace(folder: Path, served: Mapping[str, Iterable[str]] = ZONES) -> Iterator[str]:
     """The namespace with its interfaces and the authoritative server; yields the root's DS record."""
     sh("ip", "netns", "add", NETNS)
     nsd = None
@@ -98,8 +98,8 @@ def namespace(folder: Path) -> Iterator[str]:
             sh("ip", "-n", NETNS, "link", "add", name, "type", "veth", "peer", "name", f"p-{name}")
             sh("ip", "-n", NETNS, "link", "set", name, "up")
             sh("ip", "-n", NETNS, "link", "set", f"p-{name}", "up")
-        ds = write(folder)
-        zones = "".join(f'zone:\n  name: "{z}"\n  zonefile: "{z}.zone"\n' for z in ZONES)
+        ds = write(folder, served)
+        zones = "".join(f'zone:\n  name: "{z}"\n  zonefile: "{z}.zone"\n' for z in served)
         (folder / "nsd.conf").write_text(
             f'server:\n  ip-address: {SERVER}\n  zonesdir: "{folder}"\n  username: ""\n  chroot: ""\n  pidfile: ""\n'
             f'  zonelistfile: "{folder}/zone.list"\n  xfrdfile: "{folder}/xfrd"\n  xfrdir: "{folder}"\n  database: ""\n'
@@ -110,7 +110,7 @@ def namespace(folder: Path) -> Iterator[str]:
             nsd = subprocess.Popen(
                 [*inside, "/usr/sbin/nsd", "-d", "-c", str(folder / "nsd.conf")], stdout=log, stderr=log
             )
-        until("nsd answers", lambda: ask("www.heise.de", server=(SERVER, 53), tries=1).answer)
+        until("nsd answers", lambda: ask(".", "SOA", server=(SERVER, 53), tries=1).answer)
         yield ds
     finally:
         if nsd is not None:
@@ -179,14 +179,24 @@ def rendered(r: dict[str, Any]) -> dict[str, str]:
 class Recursor:
     """The image's recursor, by the image's own script, in a chroot that sees the rendered configuration."""
 
-    def __init__(self, folder: Path, ds: str | None = None, changes: dict[str, Any] | None = None, **hook: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ds: str | None = None,
+        changes: dict[str, Any] | None = None,
+        bare: bool = False,
+        **hook: Any,
+    ) -> None:
         self.folder, self.run, self.etc = folder, folder / "run", folder / "etc"
         for path in (self.run, self.etc):
             path.mkdir(parents=True, exist_ok=True)
         for name, text in rendered(view(**hook) | (changes or {})).items():
-            if name == "recursor.yml" and ds:  # a root of the tests' own
+            if name == "recursor.yml" and (ds or bare):
                 value = yaml.safe_load(text)
-                value["dnssec"]["trustanchors"] = [{"name": ".", "dsrecords": [ds]}]
+                if ds:  # a root of the tests' own
+                    value["dnssec"]["trustanchors"] = [{"name": ".", "dsrecords": [ds]}]
+                if bare:
+                    del value["recursor"]["lua_dns_script"]
                 text = yaml.safe_dump(value)
             (self.etc / name).write_text(text)
         self.process: subprocess.Popen[bytes] | None = None

@@ -5,6 +5,7 @@ Knows: zone files, DNSSEC by dnspython. Must not know: servers.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import dns.dnssec
@@ -61,10 +62,10 @@ SIGNED = ("signed", "bogus")
 Key = tuple[ec.EllipticCurvePrivateKey, dns.rdata.Rdata]
 
 
-def write(folder: Path) -> str:
+def write(folder: Path, zones: Mapping[str, Iterable[str]] = ZONES) -> str:
     """Writes every zone as `<zone>.zone`, the root as `root.zone`; returns the root's DS record."""
     delegations = []
-    for zone, records in ZONES.items():
+    for zone, records in zones.items():
         key = _key()
         text = _text(zone, records)
         if zone in SIGNED:
@@ -85,7 +86,7 @@ def _key() -> Key:
     return private, dns.dnssec.make_dnskey(private.public_key(), "ECDSAP256SHA256", flags=257)
 
 
-def _text(zone: str, records: list[str]) -> str:
+def _text(zone: str, records: Iterable[str]) -> str:
     dot = "" if zone == "." else f"{zone}."
     head = [
         f"$ORIGIN {zone.strip('.')}.",

@@ -1,7 +1,7 @@
 """The real daemon in the tests' namespace, with a kernel that writes down when it was taught.
 
 Usage: verdict_process.py SETTINGS STATE CONTROL LOG [DELAY]. LOG gets a line a lesson: [CLOCK_MONOTONIC when the kernel
-had it, [address, ...]].
+had it, [address, ...]]; - is none.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ def main(settings: str, state: str, control: str, log: str, delay: str = "0") ->
     logging.basicConfig(level=logging.INFO)
     daemon = Daemon(Paths(Path(settings), Path(settings), Path(state), Path(control)))
     learn = daemon.kernel.learn
+    if log == "-":
+        asyncio.run(daemon.run())
+        return
     with Path(log).open("a", buffering=1) as out:
 
         def taught(changes: Sequence[Change]) -> None:

@@ -67,16 +67,16 @@ def lists(tmp_path: Path) -> Subscriptions:
 
 def test_fetched_read_and_fetched_again_only_when_it_changed(server: Server, lists: Subscriptions) -> None:
     of = {"video": NameList(url=server.url)}
-    assert lists.read(of).problems == (f"lists.video: is not there yet: {server.url}",)
+    assert lists.read(of)[1].problems == (f"lists.video: is not there yet: {server.url}",)
     assert lists.due(of) == ["video"]
     assert lists.refresh("video", of["video"]) and lists.due(of) == []
-    first = lists.read(of)
-    assert len(first.names["video"]) == 100 and not first.problems
+    names, first = lists.read(of)
+    assert len(names["video"]) == first.entries["video"] == 100 and not first.problems
     assert not lists.refresh("video", of["video"]) and (server.whole, server.same) == (1, 1)
     server.text += "more.example.com\n"
     assert lists.refresh("video", of["video"])
-    second = lists.read(of)
-    assert len(second.names["video"]) == 101 and second.digest != first.digest
+    _, second = lists.read(of)
+    assert second.entries == {"video": 101} and second.digest != first.digest
 
 
 @pytest.mark.parametrize(
@@ -125,16 +125,16 @@ def test_a_file_of_the_host(tmp_path: Path, lists: Subscriptions) -> None:
         "gone": NameList(path=str(tmp_path / "gone")),
         "bad": NameList(path="/dev/null"),
     }
-    content = lists.read(of)
-    assert content.names["mine"].suffixes == ["example.com"] and set(content.names) == {"mine"}
+    names, content = lists.read(of)
+    assert names["mine"].suffixes == ["example.com"] and content.entries == {"mine": 1}
     assert [p.partition(" ")[0] for p in content.problems] == ["lists.bad:", "lists.gone:"]
     assert lists.due(of) == []
     # what comes after is worse: the last good copy serves, and it is told
     for worse in ("<html>", None):
         path.write_text(worse) if worse else path.unlink()
-        kept = lists.read({"mine": of["mine"]})
-        assert kept.names["mine"].suffixes == ["example.com"] and kept.problems[0].startswith("lists.mine: ")
-        assert Subscriptions(lists.folder).read({"mine": of["mine"]}).digest == kept.digest
+        names, kept = lists.read({"mine": of["mine"]})
+        assert names["mine"].suffixes == ["example.com"] and kept.problems[0].startswith("lists.mine: ")
+        assert Subscriptions(lists.folder).read({"mine": of["mine"]})[1].digest == kept.digest
 
 
 def test_when_a_list_is_due(server: Server, lists: Subscriptions) -> None:

@@ -1,0 +1,232 @@
+"""What the DNS path costs: beside a bare recursor, and beside the mechanism's floor, a daemon in C that only answers.
+
+Knows: the tests' namespace with the image's recursor, the load generator dns_load.c. Figures that are compared are
+measured in turns within one run; a figure is the median of its turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.figure import Figure
+
+REPO = Path(__file__).parents[1]
+sys.path.insert(0, str(REPO / "tests" / "dns"))
+
+TURNS = 5
+COLD = 6000  # names a turn
+PACED = 2000  # questions a turn, at 1,000 a second
+FRESH = 24_000  # names with an address of their own
+BARE, FLOOR = 5302, 5303  # ports of the recursors beside the real one
+FLOOR_HOOK = 5410
+SWAPPED = 500_000
+
+
+def measure() -> Iterable[Figure]:
+    """Yields the figures of the DNS path; raises where this machine cannot measure them."""
+    yield from matching()
+    if os.geteuid() != 0 or not shutil.which("cc"):
+        raise RuntimeError("needs root and a C compiler (Debian: gcc libc6-dev)")
+    with tempfile.TemporaryDirectory(prefix="mrvpn-bench-dns-") as folder:
+        yield from path(Path(folder))
+
+
+# --- in process
+
+
+MATCHING = """
+import resource, statistics, time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from ipt_server.core.names import NameIndex
+from ipt_server.dns.filter import Filter
+start = time.perf_counter()
+index = NameIndex()
+index.add(1, (f"n{n}.shop{n % 7919}.example{n % 13}.com" for n in range(500_000)))
+for n in range(1000):
+    index.add_pattern(2 + n, rf"ads{n}-[0-9]+\\..*\\.example{n % 13}\\.net")
+index.finish()
+built = time.perf_counter() - start
+with TemporaryDirectory() as folder:
+    start = time.perf_counter()
+    Filter(Path(folder)).write(index.suffixes(), index.asks_for_all)
+    filtered = time.perf_counter() - start
+names = [f"www.n{n * 997 % 1_000_000}.shop{n * 997 % 7919}.example{n % 13}.com" for n in range(20_000)]
+names += [f"ads{n % 1000}-7.x{n}.example{n % 13}.net" for n in range(2_000)]
+took = []
+for name in names:
+    start = time.perf_counter()
+    index.match(name)
+    took.append(time.perf_counter() - start)
+memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(statistics.median(took) * 1e6, memory, built, filtered)
+"""
+
+
+def matching() -> Iterator[Figure]:
+    """1,000 regexes and 500,000 suffixes in one process of their own."""
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run([sys.executable, "-c", MATCHING], capture_output=True, text=True, env=env, check=True)
+    took, memory, built, filtered = map(float, done.stdout.split())
+    what = "1,000 regex + 500,000 suffix rules"
+    yield Figure(f"{what}: match, p50", took, "us", bar="<= 15 us", met=took <= 15)
+    yield Figure(f"{what}: memory of the process", memory, "MB", bar="<= 200 MB", met=memory <= 200)
+    yield Figure(f"{what}: index built", built, "s")
+    yield Figure(f"{what}: filter written", filtered, "s")
+
+
+# --- the real recursor, hook and daemon
+
+
+class Bench:
+    """The load generator, pointed at one recursor after another; every turn asks names that nobody asked before."""
+
+    def __init__(self, tool: Path, netns: str) -> None:
+        self.tool, self.netns = tool, netns
+        self._start = 0
+
+    def ask(self, port: int, count: int, rate: int, *suffixes: str, window: int = 64, start: int | None = None) -> Any:
+        """What the generator found."""
+        if start is None:
+            self._start += count
+            start = self._start
+        where = ["127.0.0.1", str(port), str(count), str(window), str(rate), str(start), *suffixes]
+        command = ["ip", "netns", "exec", self.netns, str(self.tool), "ask", *where]
+        found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        if found["failed"] > count / 100:
+            raise RuntimeError(f"{found['failed']} of {count} answers failed: {where}")
+        return found
+
+    def turns(self, key: str, works: dict[str, Callable[[], Any]]) -> dict[str, float]:
+        """The median of each work's turns, which alternate."""
+        found: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(TURNS):
+            for name, work in works.items():
+                found[name].append(work()[key])
+        return {name: statistics.median(values) for name, values in found.items()}
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[tuple[Bench, Any]]:
+    """Recursors with hook and daemon, bare, and with hook and the floor; authoritative server, generator, daemon."""
+    import dnsrig
+
+    from ipt_server.dns.filter import Filter
+
+    tool = folder / "dns_load"
+    subprocess.run(["cc", "-O2", "-o", str(tool), str(Path(__file__).parent / "dns_load.c")], check=True)
+    zones = {
+        "cold": ["* 60 A 46.4.84.1"],
+        "known": ["* 60 A 46.4.84.2"],
+        "fresh": [f"n{n} 60 A 46.{64 + (n >> 16)}.{n >> 8 & 255}.{n & 255}" for n in range(FRESH)],
+    }
+    (folder / "many.txt").write_text("".join(f"n{n}.shop{n % 7919}.example{n % 13}.com\n" for n in range(100_000)))
+    (folder / "nsd").mkdir()
+    with contextlib.ExitStack() as stack:
+        ds = stack.enter_context(dnsrig.namespace(folder / "nsd", zones))
+        hooked = dnsrig.Recursor(folder / "hooked", ds)
+        bare = dnsrig.Recursor(folder / "bare", ds, {"port": BARE}, bare=True)
+        floor = dnsrig.Recursor(folder / "floor", ds, {"port": FLOOR}, port=FLOOR_HOOK)
+        Filter(floor.run).write(["known", "fresh"], ask_for_all=False)
+        for recursor in (hooked, bare, floor):
+            recursor.start()
+            stack.callback(recursor.stop)
+        rules = [{"id": "r", "mark": 0x10000, "exit": "wg_ru", "kind": "domain", "suffixes": ["known", "fresh"]}]
+        rules.append({"id": "l", "mark": 0x10001, "exit": "wg_us", "kind": "domain", "lists": ["many"]})
+        lists = {"many": {"path": str(folder / "many.txt")}}
+        daemon = dnsrig.Verdicts(folder / "daemon", hooked.run, dnsrig.settings(hooked.run, rules, lists=lists))
+        daemon.log = Path("-")
+        daemon.start()
+        stack.callback(daemon.stop)
+        echo = subprocess.Popen(["ip", "netns", "exec", dnsrig.NETNS, str(tool), "echo", str(FLOOR_HOOK), "16"])
+        stack.callback(dnsrig.stop, echo)
+        yield Bench(tool, dnsrig.NETNS), daemon
+
+
+def path(folder: Path) -> Iterator[Figure]:
+    """The figures that need everything running."""
+    with running(folder) as (bench, daemon):
+        real = 5301
+        for port in (real, BARE, FLOOR):  # warm: the delegations, the interpreter, LuaJIT
+            bench.ask(port, 3000, 0, "known")
+        yield from latency(bench, real)
+        yield from cold(bench, real)
+        yield from swapping(bench, daemon, real, folder)
+
+
+def latency(bench: Bench, real: int) -> Iterator[Figure]:
+    """Added latency of a name that matches, at 1,000 questions a second."""
+    fresh = iter(range(0, FRESH, PACED))
+    found = bench.turns(
+        "p50",
+        {
+            "bare": lambda: bench.ask(BARE, PACED, 1000, "known"),
+            "floor": lambda: bench.ask(FLOOR, PACED, 1000, "known"),
+            "known": lambda: bench.ask(real, PACED, 1000, "known"),
+            "first": lambda: bench.ask(real, PACED, 1000, "fresh", start=next(fresh)),
+            "unmatched": lambda: bench.ask(real, PACED, 1000, "cold"),
+        },
+    )
+    floor = found["floor"] - found["bare"]
+    name = "added latency, p50 at 1,000/s: "
+    for key, told, bar in (("known", "address known", 1.4), ("first", "first learning", 1.8)):
+        added = found[key] - found["bare"]
+        met = added <= bar * floor
+        yield Figure(f"{name}{told}", added, "us", "C echo", floor, f"<= {bar} x the C-echo floor", met)
+    yield Figure(f"{name}no rule", found["unmatched"] - found["bare"], "us", "bare answer", found["bare"])
+
+
+def cold(bench: Bench, real: int) -> Iterator[Figure]:
+    """Questions a second for names that no cache has."""
+    found = bench.turns(
+        "qps",
+        {
+            "bare": lambda: bench.ask(BARE, COLD, 0, "cold"),
+            "none": lambda: bench.ask(real, COLD, 0, "cold"),
+            "tenth": lambda: bench.ask(real, COLD, 0, "cold", "known", "10"),
+            "every": lambda: bench.ask(real, COLD, 0, "known"),
+        },
+    )
+    for key, told, bar in (
+        ("none", "no name matches", 0.9),
+        ("tenth", "10 % match by suffix", 0.7),
+        ("every", "all match", None),
+    ):
+        met = None if bar is None else found[key] >= bar * found["bare"]
+        text = None if bar is None else f">= {bar:.2f} x bare"
+        yield Figure(f"cold questions: {told}", found[key], "/s", "bare recursor", found["bare"], text, met)
+
+
+def swapping(bench: Bench, daemon: Any, real: int, folder: Path) -> Iterator[Figure]:
+    """The longest answer and what is lost while 500,000 suffixes come and go."""
+    before = bench.ask(real, 4000, 1000, "cold")
+    where = ["127.0.0.1", str(real), "10000", "4096", "1000", "90000000", "cold", "known", "10"]
+    command = ["ip", "netns", "exec", bench.netns, str(bench.tool), "ask", *where]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as asking:
+        reloads = []
+        for count in (SWAPPED, SWAPPED // 2 + 1):
+            lines = (f"n{n}.shop{n % 7919}.example{n % 13}.com\n" for n in range(count))
+            (folder / "many.txt").write_text("".join(lines))
+            start = time.perf_counter()
+            answer = daemon.call("POST", "/reload")
+            reloads.append(time.perf_counter() - start)
+            if answer["result"] != "applied":
+                raise RuntimeError(f"the reload was {answer}")
+        found = json.loads(asking.communicate()[0])
+    longest = found["max"] / 1000
+    name = "500,000 suffixes swapped under 1,000 questions/s: "
+    yield Figure(f"{name}longest answer", longest, "ms", "without", before["max"] / 1000, "<= 50 ms", longest <= 50)
+    lost = found["lost"] + found["failed"]
+    yield Figure(f"{name}lost or failed", lost, "answers", bar="0", met=lost == 0)
+    yield Figure(f"{name}reload", max(reloads), "s")
