@@ -165,12 +165,16 @@ class NameList(_Model):
 
 
 class Recursor(_Model):
-    """Where port 53 is redirected to, by which interfaces, and the recursor's control socket folder."""
+    """Where port 53 is redirected to, by which interfaces, and the recursor's control socket folder.
+
+    `exempt`: clients that keep their own resolver: not redirected, not refused another one.
+    """
 
     port: Port = 5301
     interfaces: tuple[Interface, ...] = ()
     uid: int = 953
     control: str = "/run/mrvpn-recursor"
+    exempt: tuple[Prefix, ...] = ()
 
 
 class Hook(_Model):
@@ -196,6 +200,13 @@ class CountrySource(_Model):
     checksum: str | None = None
 
 
+class Bypass(_Model):
+    """Whether clients are kept from taking DNS elsewhere; `source`: a file of more resolvers' addresses, one a line."""
+
+    enabled: bool = True
+    source: str | None = None
+
+
 class Settings(_Model):
     """Everything ipt_server is told."""
 
@@ -214,6 +225,7 @@ class Settings(_Model):
     hook: Hook = Hook()
     hints: Literal["learn", "strip"] = "learn"
     lists: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], NameList] = {}
+    bypass: Bypass = Bypass()
     learned_max: Annotated[int, Field(ge=1)] = 200_000
 
     def exit(self, name: str) -> Exit:

@@ -88,10 +88,12 @@ def sets(s: Settings) -> list[Small]:
         kind = _TYPE[family]
         mesh = _merged(s.mesh.ipv4 if family == 4 else s.mesh.ipv6, family)
         sources = [(t.interface, prefix) for t in s.tunnels for prefix in _merged(t.sources, family)]
+        exempt = _merged(s.recursor.exempt, family)
         own = [address for address in map(ipaddress.ip_address, s.own) if address.version == family]
         found += [
             Small(f"set mesh{family} {{ type {kind}; flags interval;", tuple((prefix,) for prefix in mesh)),
             Small(f"set source{family} {{ type ifname . {kind}; flags interval;", tuple(sources)),
+            Small(f"set exempt{family} {{ type {kind}; flags interval;", tuple((prefix,) for prefix in exempt)),
             Small(f"set own{family} {{ type {kind}; {_SOME}", tuple((address,) for address in dict.fromkeys(own))),
         ]
     return found
@@ -194,7 +196,12 @@ def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
         "  ct mark set meta mark",
         " }",
         " chain pick {",
-        f"  meta l4proto {{ tcp, udp }} th dport 53 iifname @dns meta mark set {marks.MESH:#x} goto save",
+        # by @exempt, clients that keep their own resolver (`dns.exempt`)
+        *[
+            f"  {_KEY[f]} saddr != @exempt{f} meta l4proto {{ tcp, udp }} th dport 53 iifname @dns "
+            f"meta mark set {marks.MESH:#x} goto save"
+            for f in (4, 6)
+        ],
         *[f"  {_KEY[f]} daddr @own{f} meta mark set {marks.MESH:#x} goto save" for f in (4, 6)],
         *[f"  {_KEY[f]} daddr @mesh{f} meta mark set {marks.MESH:#x} goto save" for f in (4, 6)],
         *[f"  meta mark set {_KEY[f]} daddr map @learned{f}" for f in (4, 6)],
@@ -242,7 +249,11 @@ def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
         f'  oifname "lo" udp dport {hook} meta skuid != {s.recursor.uid} counter name hook_refused drop',
         " }",
         " chain dns_redirect { type nat hook prerouting priority dstnat; policy accept;",
-        f"  iifname @dns meta l4proto {{ tcp, udp }} th dport 53 redirect to :{s.recursor.port}",
+        *[
+            f"  iifname @dns {_KEY[f]} saddr != @exempt{f} meta l4proto {{ tcp, udp }} th dport 53 "
+            f"redirect to :{s.recursor.port}"
+            for f in (4, 6)
+        ],
         " }",
         # what leaves by the default gateway gets its address; what stays in the mesh keeps the client's own
         " chain nat_out { type nat hook postrouting priority srcnat; policy accept;",

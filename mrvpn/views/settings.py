@@ -62,6 +62,7 @@ def _settings(network: Network, service: str) -> dict[str, Any]:
             "interfaces": [name for name in interfaces if name in ingress],
             "uid": RECURSOR_UID,
             "control": "/run/mrvpn-recursor",
+            **({"exempt": list(d.dns.exempt)} if d.dns.exempt else {}),
         },
         "hook": dict(HOOK),
         "hints": d.routing.hints,

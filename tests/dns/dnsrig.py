@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dns.flags
 import dns.message
@@ -30,6 +30,7 @@ import dns.query
 import yaml
 from dnszones import SERVER, ZONES, write
 
+from ipt_server.kernel.skeleton import untagged
 from mrvpn.render import environment
 
 REPO = Path(__file__).parents[2]
@@ -38,6 +39,7 @@ NETNS = f"mrvpn-t-dns-{os.getpid()}"
 PORT, HOOK_PORT, PORTS = 5301, 5310, 16
 CLIENT = "127.0.0.1"
 HOOK = {"address": CLIENT, "port": HOOK_PORT, "ports": PORTS, "tries": 2, "timeout_ms": 300, "fail": "closed"}
+T = TypeVar("T")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -69,21 +71,31 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait(10)
 
 
-def sockets(*kinds: socket.SocketKind) -> list[socket.socket]:
-    """Sockets of the tests' namespace for a process that lives in another."""
-    made: list[socket.socket] = []
+def entered(netns: str, work: Callable[[], T]) -> T:
+    """What work returns in a namespace; a socket made there stays there."""
+    made: list[T] = []
+    problems: list[Exception] = []
 
-    def make() -> None:
-        with Path(f"/run/netns/{NETNS}").open("rb") as handle:
-            if _libc.setns(handle.fileno(), 0x40000000):  # CLONE_NEWNET
-                return
-            made.extend(socket.socket(socket.AF_INET, kind) for kind in kinds)
+    def enter() -> None:
+        try:
+            with Path(f"/run/netns/{netns}").open("rb") as handle:
+                if _libc.setns(handle.fileno(), 0x40000000):  # CLONE_NEWNET
+                    raise OSError(ctypes.get_errno(), f"{netns} could not be entered")
+            made.append(work())
+        except Exception as problem:
+            problems.append(problem)
 
-    thread = threading.Thread(target=make)  # a thread of its own: it stays in the namespace until it ends
+    thread = threading.Thread(target=enter)  # a thread of its own: it stays in the namespace until it ends
     thread.start()
     thread.join()
-    assert len(made) == len(kinds), "the namespace could not be entered"
-    return made
+    if problems:
+        raise problems[0]
+    return made[0]
+
+
+def sockets(*kinds: socket.SocketKind) -> list[socket.socket]:
+    """Sockets of the tests' namespace for a process that lives in another."""
+    return entered(NETNS, lambda: [socket.socket(socket.AF_INET, kind) for kind in kinds])
 
 
 @contextlib.contextmanager
@@ -317,7 +329,7 @@ class Verdicts:
             text = sh("ip", "netns", "exec", NETNS, "nft", "-j", "list", "map", "inet", "mrvpn", f"learned{family}")
             for item in json.loads(text)["nftables"]:
                 for key, mark in item.get("map", {}).get("elem", []):
-                    found[key["elem"]["val"]] = (int(mark), float(key["elem"]["expires"]))
+                    found[key["elem"]["val"]] = (untagged(int(mark)), float(key["elem"]["expires"]))
         return found
 
     def stop(self) -> None:

@@ -1,0 +1,122 @@
+"""The nft table `inet mrvpn_bypass`: clients that would take their DNS past the recursor are refused, and counted.
+
+Knows: DNS over TLS and QUIC (port 853), addresses of resolvers that speak HTTPS (port 443, UDP as well: HTTP/3), who
+is exempt. Must not know: rules, exits, names (those are the recursor's bypass.rpz). A table of its own, looked at
+before `inet mrvpn` picks an exit: the two change without each other. What is refused is told to the client at once, so
+that it comes back to port 53 without a pause.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ipt_server.settings import Settings
+
+TABLE = "mrvpn_bypass"
+KNOWN = Path(__file__).parents[1] / "dns" / "doh.txt"
+TRIED_FOR = "1d"  # how long a client that tried is remembered
+_TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
+_KEY = {4: "ip", 6: "ip6"}
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class BypassRefused(Exception):
+    """A list of addresses that cannot be used, or a table that nft refused; the text says why."""
+
+
+def addresses(text: str) -> list[Network]:
+    """The addresses and prefixes of a list, one a line, `#` for comments. Raises BypassRefused with every bad line."""
+    found, wrong = [], []
+    for number, line in enumerate(text.splitlines(), 1):
+        word = line.partition("#")[0].strip()
+        if not word:
+            continue
+        try:
+            network = ipaddress.ip_network(word)
+        except ValueError as error:
+            wrong.append(f"line {number}: {error}")
+            continue
+        if network.prefixlen < (16 if network.version == 4 else 29):
+            wrong.append(f"line {number}: {word} is no resolver's: the shortest prefixes taken are /16 and /29")
+        found.append(network)
+    if wrong or not found:
+        raise BypassRefused("; ".join(wrong[:5]) or "holds no address")
+    return found
+
+
+def table(s: Settings, resolvers: Iterable[Network]) -> str:
+    """The whole table in place of the one before, for `nft -f -`; gone where nothing is guarded."""
+    lines = [f"table inet {TABLE}", f"delete table inet {TABLE}"]
+    guarded = [name for name in s.recursor.interfaces if name in s.ingress]
+    if not guarded or not s.bypass.enabled:
+        return "\n".join([*lines, ""])
+    known = list(resolvers)
+    lines.append(f"table inet {TABLE} {{")
+    lines += [" counter tls { }", " counter https { }"]
+    for family in (4, 6):
+        kind = _TYPE[family]
+        exempt = _set(s.recursor.exempt, family)
+        https = _set(map(str, known), family)
+        lines += [
+            f" set exempt{family} {{ type {kind}; flags interval;{exempt} }}",
+            f" set https{family} {{ type {kind}; flags interval;{https} }}",
+            f" set tried{family} {{ type {kind}; flags dynamic,timeout; timeout {TRIED_FOR}; size 65536; counter; }}",
+        ]
+    names = ", ".join(f'"{name}"' for name in guarded)
+    lines += [
+        " chain guard { type filter hook prerouting priority mangle - 10; policy accept;",
+        f"  iifname != {{ {names} }} accept",
+        "  ct direction reply accept",
+        *(f"  {_KEY[f]} saddr @exempt{f} accept" for f in (4, 6)),
+        "  meta l4proto { tcp, udp } th dport 853 counter name tls goto refuse",
+        *(
+            f"  {_KEY[f]} daddr @https{f} meta l4proto {{ tcp, udp }} th dport 443 counter name https goto refuse"
+            for f in (4, 6)
+        ),
+        " }",
+        " chain refuse {",
+        *(f"  update @tried{f} {{ {_KEY[f]} saddr }}" for f in (4, 6)),
+        "  meta l4proto tcp reject with tcp reset",
+        "  reject with icmpx admin-prohibited",
+        " }",
+        "}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _set(prefixes: Iterable[str], family: int) -> str:
+    own = [n for n in map(ipaddress.ip_network, prefixes) if n.version == family]
+    merged: Sequence[Network] = list(ipaddress.collapse_addresses(own))  # type: ignore[type-var]
+    return f" elements = {{ {', '.join(map(str, merged))} }};" if merged else ""
+
+
+def apply(s: Settings) -> None:
+    """Makes the table what the settings and the lists of resolvers say. Raises BypassRefused; then it is as it was."""
+    try:
+        known = addresses(KNOWN.read_text())
+        if s.bypass.source is not None:
+            known += addresses(Path(s.bypass.source).read_text(errors="replace"))
+    except OSError as error:
+        raise BypassRefused(f"bypass.source: {error}") from None
+    except BypassRefused as error:
+        raise BypassRefused(f"bypass.source: {s.bypass.source}: {error}") from None
+    done = subprocess.run(["nft", "-f", "-"], input=table(s, known), capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise BypassRefused((done.stderr.strip() or "nft failed").splitlines()[0])
+
+
+def attempts() -> dict[str, int]:
+    """Who tried to take DNS elsewhere in the last day: packets by client; empty without the table."""
+    found: dict[str, int] = {}
+    for family in (4, 6):
+        command = ["nft", "-j", "list", "set", "inet", TABLE, f"tried{family}"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        for item in json.loads(done.stdout)["nftables"] if done.returncode == 0 else ():
+            for element in item.get("set", {}).get("elem", []):
+                found[element["elem"]["val"]] = element["elem"].get("counter", {}).get("packets", 0)
+    return found
