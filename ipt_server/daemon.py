@@ -12,8 +12,9 @@ import contextlib
 import ipaddress
 import logging
 import signal
+import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,13 @@ from ipt_server.geo.database import Compiled
 from ipt_server.geo.refresh import Refresher
 from ipt_server.happenings import Events
 from ipt_server.health.monitor import Monitor
-from ipt_server.kernel import KernelProblem, events, routes
+from ipt_server.kernel import KernelProblem, bypass, events, routes
 from ipt_server.kernel.conntrack import Conntrack, Flow
 from ipt_server.kernel.netlink import KernelRefused
 from ipt_server.kernel.state import Kernel, Prepared, stands
+from ipt_server.lists.formats import Names
+from ipt_server.lists.keeper import Keeper
+from ipt_server.lists.subscriptions import Content, Subscriptions
 from ipt_server.metrics import Metrics
 from ipt_server.settings import Exit, RuleSetting, Settings
 
@@ -61,10 +65,12 @@ class Paths:
         return self.live if self.live.exists() else self.mounted
 
 
-def compile_rules(s: Settings, cache: Path, source: Path | None = None) -> RuleSet:
+def compile_rules(
+    s: Settings, cache: Path, source: Path | None = None, lists: Mapping[str, Names] | None = None
+) -> RuleSet:
     """The rules of settings with their countries' ranges, worked out or as they were kept. Raises settings.Refused.
 
-    `source`: the country database to use in place of the one that the settings name.
+    `source`: the country database to use in place of the one that the settings name. `lists`: what lists cover.
     """
     wanted = {country for rule in s.rules for country in rule.countries}
     try:
@@ -72,8 +78,8 @@ def compile_rules(s: Settings, cache: Path, source: Path | None = None) -> RuleS
         content = [(r.mark, r.exit is None, r.kind, r.weight, r.countries, r.prefixes) for r in s.rules]
         kept = Compiled(cache, content, database.digest(path) if path else None)
         if (intervals := kept.read()) is not None:
-            return RuleSet(s, {}, intervals)
-        rules = RuleSet(s, database.countries(path, wanted) if path else {})
+            return RuleSet(s, {}, intervals, lists=lists)
+        rules = RuleSet(s, database.countries(path, wanted) if path else {}, lists=lists)
     except DatabaseRefused as error:
         raise settings.Refused([f"country_database: {error}"]) from None
     kept.write(dict(rules.intervals))
@@ -103,6 +109,9 @@ class Daemon:
         self.monitor = Monitor(clock, self._health_changed)
         self.metrics = Metrics(self)
         self.refresher = Refresher(paths.state, lambda: self.rules.settings, self.refreshed, self.events)
+        self.lists = Subscriptions(paths.state / "lists")
+        _, self.listed = self.lists.read({})
+        self.keeper = Keeper(self.lists, lambda: self.rules.settings, self.refreshed)
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking = False
         self._read = clock()
@@ -122,7 +131,8 @@ class Daemon:
         self.generation = 1
         self.monitor.watch(s)
         await self._look()
-        self._write_filter()
+        self._switch_filter(await asyncio.to_thread(self._prepare_filter, rules))
+        await self._guard()
         self.server = VerdictServer(s.hook, self)
         self.server.start()
         await wipe_caches(s.recursor.control)
@@ -154,12 +164,18 @@ class Daemon:
         now = self.clock()
         return [(address, entry.mark, entry.expiry - now) for address, entry in self.learned.alive(now)]
 
-    def _write_filter(self) -> None:
-        folder = Path(self.rules.settings.recursor.control)
+    def _prepare_filter(self, rules: RuleSet) -> Path | None:
+        """The file of a filter for these rules, not yet in force; None where no recursor is. May run in a thread."""
+        folder = Path(rules.settings.recursor.control)
         if not folder.is_dir():
-            return
+            return None
         self.filter = self.filter or Filter(folder)
-        self.filter.write(self.rules.suffixes(), self.rules.asks_for_all)
+        return self.filter.prepare(rules.suffixes(), rules.asks_for_all)
+
+    def _switch_filter(self, prepared: Path | None) -> None:
+        if prepared is None or self.filter is None:
+            return
+        self.filter.switch(prepared)
         for name in self.inherited:
             self.filter.add(name)
 
@@ -168,22 +184,38 @@ class Daemon:
         return refresh.in_force(self.rules.settings, self.paths.state)
 
     async def _compile(self, s: Settings) -> RuleSet:
-        return await asyncio.to_thread(compile_rules, s, self.paths.state, refresh.in_force(s, self.paths.state))
+        def work() -> tuple[RuleSet, Content]:
+            names, listed = self.lists.read(s.lists)
+            return compile_rules(s, self.paths.state, refresh.in_force(s, self.paths.state), names), listed
+
+        rules, self.listed = await asyncio.to_thread(work)
+        return rules
+
+    async def _guard(self) -> None:
+        """Keeps clients from taking their DNS elsewhere; where that cannot be, it is told, and routing goes on."""
+        try:
+            await asyncio.to_thread(bypass.apply, self.rules.settings)
+        except bypass.BypassRefused as error:
+            self.problems = [f"bypass: {error}"]
+            log.error("bypass: %s", error)
 
     async def reload(self) -> dict[str, Any]:
         """Puts the settings on disk in force, or answers with every problem and leaves the old generation as it is."""
         async with self._reloading:
             try:
                 s = settings.load(self.paths.settings())
-                if s == self.rules.settings:
+                listed = self.listed.digest
+                same = s == self.rules.settings
+                if same and not s.lists:
                     return self._result("unchanged")
-                return await self._switch(await self._compile(s))
+                rules = await self._compile(s)
+                return self._result("unchanged") if same and self.listed.digest == listed else await self._switch(rules)
             except settings.Refused as error:
                 self.problems = error.problems
                 return self._result("refused")
 
     async def refreshed(self) -> dict[str, Any]:
-        """Puts the same settings in force with the country database as it is now."""
+        """Puts the same settings in force with the country database and the lists as they are now."""
         async with self._reloading:
             try:
                 return await self._switch(await self._compile(self.rules.settings))
@@ -195,6 +227,11 @@ class Daemon:
         """Makes the next generation the one in force, or leaves all as it was and says what the kernel refused."""
         before, changes = self.rules, difference(self.rules, rules)
         learned = self.learned.alive(self.clock())
+        try:
+            filtered = await asyncio.to_thread(self._prepare_filter, rules)
+        except OSError as error:
+            self.problems = [f"the suffix filter was not written: {error}"]
+            return self._result("refused")
         try:
             prepared = await asyncio.to_thread(self.kernel.prepare, rules)
             # from here to the batch nothing else runs: answers are judged by the new rules when the kernel has them
@@ -213,10 +250,12 @@ class Daemon:
         self.generation += 1
         self.monitor.watch(rules.settings)
         await self._look()
-        self._write_filter()
+        self._switch_filter(filtered)
+        await self._guard()
         await self._wipe()
         changes["connections_cut"] = await self._cut(before)
         self.events.add("generation", generation=self.generation, version=rules.settings.version, changes=changes)
+        await asyncio.to_thread(before.release)
         return self._result("applied", changes)
 
     async def _cut(self, before: RuleSet) -> int:
@@ -346,6 +385,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT."""
+        sys.setswitchinterval(0.0005)  # what is compiled in a thread must not hold up answers
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for sig in (signal.SIGTERM, signal.SIGINT):
@@ -357,6 +397,7 @@ class Daemon:
         control = Control(self, self.paths.control)
         await control.start()
         self._start(self.refresher.run())
+        self._start(self.keeper.run())
         try:
             while not stop.is_set():
                 with contextlib.suppress(TimeoutError):

@@ -16,7 +16,7 @@ from ipt_server.core import explain
 from ipt_server.core.learned import Address, Change, Entry
 from ipt_server.core.rules import RuleSet
 from ipt_server.geo import database
-from ipt_server.kernel import inspect, routes
+from ipt_server.kernel import bypass, inspect, routes
 from ipt_server.kernel.conntrack import Conntrack
 from mrvpn import patterns
 
@@ -161,7 +161,7 @@ async def flush(daemon: Daemon, what: str, destination: str | None, exit_: str |
 def status(daemon: Daemon) -> dict[str, Any]:
     """What there is to say in one answer."""
     s = daemon.rules.settings
-    problems = list(daemon.problems)
+    problems = [*daemon.problems, *daemon.listed.problems, *daemon.lists.problems.values()]
     try:
         seen = routes.look()
         up, default = seen.links, seen.default_interface()
@@ -187,6 +187,8 @@ def status(daemon: Daemon) -> dict[str, Any]:
              "health": daemon.monitor.report(e.name)}
             for e in s.exits
         ],
+        "lists": dict(daemon.listed.entries),
+        "bypass": bypass.attempts(),
         "warnings": [f"net.{name}.fwmark_reflect is not 1: ICMP errors go the wrong way" for name in reflect],
         "problems": problems,
     }  # fmt: skip
