@@ -86,6 +86,51 @@ def matching() -> Iterator[Figure]:
     yield Figure(f"{what}: filter written", filtered, "s")
 
 
+IN_PROCESS = """
+import asyncio, statistics, sys, time
+from ipaddress import IPv4Address
+from pathlib import Path
+from ipt_server.core.learned import Change
+from ipt_server.daemon import Daemon, Paths
+settings, folder = map(Path, sys.argv[1:])
+async def main():
+    daemon = Daemon(Paths(settings, settings, folder / "state", folder / "control.sock"))
+    await daemon.start()
+    def timed(works):
+        took = []
+        for work in works:
+            start = time.perf_counter()
+            work()
+            took.append(time.perf_counter() - start)
+        return statistics.median(took) * 1e6
+    def question(n):
+        address = IPv4Address((46 << 24 | 64 << 16) + n)
+        return f"7f-{n} 1 127.0.0.1 n{n}.fresh.\\n1 60 n{n}.fresh. {address}".encode()
+    asked = [question(n) for n in range(5000)]
+    first = timed([lambda q=q: daemon.server.verdict(q) for q in asked])
+    known = timed([lambda q=q: daemon.server.verdict(q) for q in asked])
+    changes = [[Change(IPv4Address(0x2E800000 + n), 0x10000, 600, False)] for n in range(5000)]
+    raw = timed([lambda c=c: daemon.kernel.learn(c) for c in changes])
+    daemon.server.stop()
+    print(first, known, raw)
+asyncio.run(main())
+"""
+
+
+def in_process(netns: str, settings: Path, folder: Path) -> Iterator[Figure]:
+    """What an answer costs inside the daemon, without sockets: hot, the real nftables behind it."""
+    folder.mkdir()
+    command = ["ip", "netns", "exec", netns, sys.executable, "-c", IN_PROCESS, str(settings), str(folder)]
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-500:])
+    first, known, raw = map(float, done.stdout.split())
+    yield Figure("learn one address, raw path, in process, p50", raw, "us", bar="<= 10 us", met=raw <= 10)
+    yield Figure("verdict in process, first learning, p50", first, "us", "raw path", raw)
+    yield Figure("verdict in process, address known, p50", known, "us", "raw path", raw)
+
+
 # --- the real recursor, hook and daemon
 
 
@@ -163,6 +208,8 @@ def path(folder: Path) -> Iterator[Figure]:
         yield from latency(bench, real)
         yield from cold(bench, real)
         yield from swapping(bench, daemon, real, folder)
+        daemon.stop()  # the kernel is one daemon's
+        yield from in_process(bench.netns, daemon.settings, folder / "process")
 
 
 def latency(bench: Bench, real: int) -> Iterator[Figure]:

@@ -209,7 +209,10 @@ class Daemon:
                 if same and not s.lists:
                     return self._result("unchanged")
                 rules = await self._compile(s)
-                return self._result("unchanged") if same and self.listed.digest == listed else await self._switch(rules)
+                if same and self.listed.digest == listed:
+                    await asyncio.to_thread(rules.release)
+                    return self._result("unchanged")
+                return await self._switch(rules)
             except settings.Refused as error:
                 self.problems = error.problems
                 return self._result("refused")
