@@ -153,12 +153,12 @@ class Daemon:
         """Makes these the rules in force, and judges every learned address again by its name."""
         self.rules = rules
         self.own = frozenset(ipaddress.ip_address(a) for a in rules.settings.own)
-        kept: list[tuple[Address, Entry]] = []
-        for address, entry in self.learned.alive(self.clock()):
+
+        def judged(address: Address, entry: Entry) -> int | None:
             best = next((r for r in rules.match(entry.name) if r.exit is not None), None) if entry.name else None
-            if best is not None and rules.beats(best, address):
-                kept.append((address, replace(entry, mark=best.mark)))
-        self.learned.replace(kept)
+            return best.mark if best is not None and rules.beats(best, address) else None
+
+        self.learned.rejudge(judged, self.clock())
 
     def _elements(self) -> list[tuple[Address, int, float]]:
         now = self.clock()

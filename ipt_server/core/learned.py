@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import heapq
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -111,9 +111,7 @@ class Learned:
         self._sequence += 1
         heapq.heappush(self._due, (entry.expiry, self._sequence, address))
         if len(self._due) > 2 * len(self.entries) + 1024:  # items of entries that were taken back
-            self._due = [(e.expiry, number, a) for number, (a, e) in enumerate(self.entries.items())]
-            heapq.heapify(self._due)
-            self._sequence = len(self._due)
+            self._queue_anew()
 
     def _drop(self, address: Address) -> None:
         self._count(self.entries.pop(address).client, -1)
@@ -165,6 +163,25 @@ class Learned:
 
     def replace(self, entries: Iterable[tuple[Address, Entry]]) -> None:
         """Takes over a whole table: after a restart or a change of rules."""
-        self.entries, self._due, self._owned = {}, [], {}
-        for address, entry in entries:
-            self._put(address, entry)
+        self.entries, self._owned = dict(entries), {}
+        for entry in self.entries.values():
+            self._count(entry.client, 1)
+        self._queue_anew()
+
+    def rejudge(self, judge: Callable[[Address, Entry], int | None], now: float) -> None:
+        """Gives every living entry the mark that `judge` returns, or forgets it for None: after a change of rules."""
+        self._expire(now)
+        gone = []
+        for address, entry in self.entries.items():
+            mark = judge(address, entry)
+            if mark is None:
+                gone.append(address)
+            else:
+                entry.mark = mark
+        for address in gone:
+            self._drop(address)
+
+    def _queue_anew(self) -> None:
+        self._due = [(entry.expiry, number, address) for number, (address, entry) in enumerate(self.entries.items())]
+        heapq.heapify(self._due)
+        self._sequence = len(self._due)

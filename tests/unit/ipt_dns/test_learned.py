@@ -156,6 +156,17 @@ def test_a_table_taken_over_expires_as_its_entries_say() -> None:
     assert learned._owned == {}
 
 
+def test_a_change_of_rules_judges_every_living_entry_again() -> None:
+    learned = table()
+    for number, client in enumerate(("phone", "phone", "laptop")):
+        learned.learn(ip(number), 7, True, 60, f"n{number}", 0.0, client)
+    learned.replace([*learned.alive(0.0), (ip(9), Entry(7, 10.0, "past"))])
+    learned.rejudge(lambda address, entry: None if entry.name == "n1" else 8, 20.0)
+    assert {a: (e.mark, e.client) for a, e in learned.entries.items()} == {ip(0): (8, "phone"), ip(2): (8, "laptop")}
+    assert learned._owned == {"phone": 1, "laptop": 1}
+    assert learned.alive(601.0) == []
+
+
 def test_memory_keeps_what_it_is_given(tmp_path: Path) -> None:
     entries = {ip(1): Entry(7, 50.0, "a\\.b.ru", 0, "10.11.0.2"), ipaddress.ip_address("2a00::1"): Entry(8, 60.0, "")}
     path = tmp_path / "state" / "learned.jsonl"
