@@ -68,6 +68,9 @@ def main() -> int:
     start = time.monotonic()
     with locked():
         try:
+            if up.is_up() and not up.is_current():
+                console.print("the lab that is up runs other code than the checkout's: taking it down")
+                up.down()
             if up.is_up():
                 console.print("the lab is up already: using it (`python -m lab down` takes it away)")
             else:

@@ -41,7 +41,12 @@ def is_up() -> bool:
     marker = RUN / "up"
     if not marker.exists():
         return False
-    return int(marker.read_text()) <= len(processes())
+    return int(marker.read_text().split()[0]) <= len(processes())
+
+
+def is_current() -> bool:
+    """Whether the standing lab runs what the checkout holds: a master keeps the package that it started with."""
+    return (RUN / "up").read_text().split()[1] == image.content_hash()
 
 
 def up() -> None:
@@ -77,7 +82,7 @@ def up() -> None:
         salt.orchestrate("orch.keys")
     with step("client: a phone with the gateway's public key"):
         client.connect(salt.gateway_key())
-    (RUN / "up").write_text(str(len(processes())))
+    (RUN / "up").write_text(f"{len(processes())} {image.content_hash()}")
     console.print(f"lab up in {time.monotonic() - start:.0f} s")
 
 
