@@ -6,6 +6,7 @@ Salt, hosts, Docker. Templates are plain Jinja and see only the variables that t
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class File:
     service: str | None  # the compose service that reads it
 
 
+@functools.lru_cache(maxsize=4)  # a template is compiled once, not once per host
 def environment(states: Path) -> Environment:
     """The Jinja environment of the states' templates; `_modules/mrvpn_tree.py` makes the same one on minions."""
     jinja = Environment(

@@ -14,6 +14,11 @@ import yaml
 
 from mrvpn.render import File, files
 
+try:
+    from yaml import CSafeLoader as Loader
+except ImportError:  # PyYAML without libyaml: slower, the same result
+    from yaml import SafeLoader as Loader  # type: ignore[assignment]
+
 
 @dataclass(frozen=True)
 class Containers:
@@ -37,6 +42,9 @@ def compare_containers(old: dict[str, Any], new: dict[str, Any], states: Path) -
     if "routeros" in (old.get("os"), new.get("os")):
         return None
     before, after = (list(files(view, states)) for view in (old, new))
+    parts = [{file.target: file.text for file in found if file.kind == "compose"} for found in (before, after)]
+    if parts[0] == parts[1]:  # as on most hosts of a large network
+        return Containers(reconfigured=tuple(sorted(name for name in _touched(before, after) if name)))
     had, has = _services(before), _services(after)
     recreated = {name for name in had.keys() & has.keys() if had[name] != has[name]}
     while True:
@@ -44,21 +52,24 @@ def compare_containers(old: dict[str, Any], new: dict[str, Any], states: Path) -
         if not joined:
             break
         recreated |= joined
-    texts = [
-        {file.target: (file.text, file.service) for file in found if file.kind != "compose"}
-        for found in (before, after)
-    ]
-    touched = {
-        (texts[1].get(target) or texts[0][target])[1]
-        for target in texts[0].keys() | texts[1].keys()
-        if texts[0].get(target) != texts[1].get(target)
-    }
     return Containers(
         created=tuple(sorted(has.keys() - had.keys())),
         removed=tuple(sorted(had.keys() - has.keys())),
         recreated=tuple(sorted(recreated)),
-        reconfigured=tuple(sorted(name for name in touched if name in had and name in has and name not in recreated)),
+        reconfigured=tuple(
+            sorted(name for name in _touched(before, after) if name in had and name in has and name not in recreated)
+        ),
     )
+
+
+def _touched(before: list[File], after: list[File]) -> set[str | None]:
+    """The services of the files, but those of compose, that differ."""
+    texts = [{f.target: (f.text, f.service) for f in found if f.kind != "compose"} for found in (before, after)]
+    return {
+        (texts[1].get(target) or texts[0][target])[1]
+        for target in texts[0].keys() | texts[1].keys()
+        if texts[0].get(target) != texts[1].get(target)
+    }
 
 
 def _owner(service: dict[str, Any]) -> str:
@@ -71,7 +82,7 @@ def _services(found: list[File]) -> dict[str, dict[str, Any]]:
     for file in found:
         if file.kind != "compose":
             continue
-        for name, part in ((yaml.safe_load(file.text) or {}).get("services") or {}).items():
+        for name, part in ((yaml.load(file.text, Loader=Loader) or {}).get("services") or {}).items():
             _merge(services.setdefault(name, {}), part)
     for service in services.values():
         service["ports"] = _published(service.get("ports", []))
