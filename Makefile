@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help venv demo test lint bench lab lab-down clean
+.PHONY: help venv demo test lint fuzz bench lab lab-down clean
 
 help:                ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -32,6 +32,9 @@ lint: venv           ## ruff, mypy, salt-lint, yamllint, import boundaries
 	@$(BIN)/lint-imports
 	@$(BIN)/yamllint --strict .
 	@find salt reactor -name '*.sls' -print0 | xargs -0 -r $(BIN)/salt-lint
+
+fuzz: venv           ## hostile bytes into every parser, FUZZ cases each (default 20000)
+	@MRVPN_FUZZ=$${FUZZ:-20000} $(BIN)/python -m pytest -q tests/fuzz
 
 bench: venv          ## the figures, as ratios side by side, into bench/results/latest.json
 	@$(BIN)/python -m bench

@@ -131,7 +131,7 @@ class NameIndex:
                 self._set.Add(regex)
             self._set.Add(_SENTINEL)
             self._set.Compile()
-            works = self._set.Match(_SENTINEL) == [len(self._regexes)]
+            works = len(self._regexes) in (self._set.Match(_SENTINEL) or ())
         except re2.error:
             works = False
         if not works:

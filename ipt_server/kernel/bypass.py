@@ -69,8 +69,8 @@ def table(s: Settings, resolvers: Iterable[Network]) -> str:
     names = ", ".join(f'"{name}"' for name in guarded)
     lines += [
         " chain guard { type filter hook prerouting priority mangle - 10; policy accept;",
+        "  ct state established,related accept",  # first: it is nearly every packet
         f"  iifname != {{ {names} }} accept",
-        "  ct direction reply accept",
         *(f"  {_KEY[f]} saddr @exempt{f} accept" for f in (4, 6)),
         "  meta l4proto { tcp, udp } th dport 853 counter name tls goto refuse",
         *(

@@ -255,6 +255,8 @@ def _keyword(text: str) -> str:
 
 
 def _regex(text: str) -> str:
+    if not text:
+        raise _Strange("a regular expression is empty: it would match every name")
     try:
         re2.compile(text, _QUIET)  # type: ignore[no-untyped-call]
     except re2.error:

@@ -93,9 +93,18 @@ def entered(netns: str, work: Callable[[], T]) -> T:
     return made[0]
 
 
-def sockets(*kinds: socket.SocketKind) -> list[socket.socket]:
-    """Sockets of the tests' namespace for a process that lives in another."""
-    return entered(NETNS, lambda: [socket.socket(socket.AF_INET, kind) for kind in kinds])
+def connected(server: tuple[str, int], kind: socket.SocketKind) -> socket.socket:
+    """A socket of the tests' namespace to a server there, for a process that lives in another."""
+    family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
+    s = entered(NETNS, lambda: socket.socket(family, kind))
+    s.settimeout(5)
+    try:
+        s.connect(server)
+    except OSError:
+        s.close()
+        raise
+    s.setblocking(False)
+    return s
 
 
 @contextlib.contextmanager
@@ -144,18 +153,13 @@ def ask(
     query = dns.message.make_query(name, kind, use_edns=0, want_dnssec=dnssec, payload=1232)
     query.flags |= flags
     for _ in range(tries):
-        (s,) = sockets(socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
-        with s:
-            s.settimeout(5)
-            try:
+        try:
+            with connected(server, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM) as s:
                 if tcp:
-                    s.connect(server)
-                    s.setblocking(False)
                     return dns.query.tcp(query, server[0], timeout=10, sock=s)
-                s.setblocking(False)
                 return dns.query.udp(query, server[0], port=server[1], timeout=4, sock=s)
-            except (OSError, dns.exception.Timeout):
-                time.sleep(0.05)
+        except (OSError, dns.exception.Timeout):
+            time.sleep(0.05)
     return dns.message.make_response(query)
 
 

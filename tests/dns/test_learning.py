@@ -9,7 +9,7 @@ from pathlib import Path
 import dns.flags
 import dns.rcode
 import pytest
-from dnsrig import Recursor, Verdicts, ask, records, settings
+from dnsrig import PORT, Recursor, Verdicts, ask, records, settings
 from dnszones import MANY
 
 pytestmark = [pytest.mark.root, pytest.mark.image]
@@ -66,11 +66,11 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("tcp", [False, True])
-def test_what_is_learned(verdicts: Verdicts, tcp: bool) -> None:
+@pytest.mark.parametrize(("server", "tcp"), [("127.0.0.1", False), ("127.0.0.1", True), ("::1", False)])
+def test_what_is_learned(verdicts: Verdicts, server: str, tcp: bool) -> None:
     before: set[str] = set()
     for name, kind, learned in CASES:
-        answer = ask(name, kind, tcp=tcp)
+        answer = ask(name, kind, tcp=tcp, server=(server, PORT))
         assert answer.rcode() == dns.rcode.NOERROR and answer.answer, name
         elements = verdicts.elements()
         assert set(elements) - before == learned, name

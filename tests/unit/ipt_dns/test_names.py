@@ -52,6 +52,7 @@ def test_look_ups_are_those_of_a_reference(rules: list[tuple[int, str, bool, boo
         (r"(^|.*\.)shop\.ru$", ["shop.ru", "www.shop.ru"], ["workshop.ru"]),
         (r"Shop\.RU", ["shop.ru"], ["www.shop.ru"]),
         (r"ads?[0-9]*\..*", ["ad.x", "ads12.a.b"], ["bad.x"]),
+        (r".*", ["a.ru", "x"], []),
         (r".*\.рф", ["xn--80ak6aa92e.xn--p1ai"], ["xn--p1ai", "a.ru"]),
         (r"(.*\.)?пример\.рф", ["xn--e1afmkfd.xn--p1ai", "www.xn--e1afmkfd.xn--p1ai"], ["xn--p1ai"]),
         (r".*при.*\.рф", ["xn--e1afmkfd.xn--p1ai"], ["xn--80ak6aa92e.xn--p1ai"]),

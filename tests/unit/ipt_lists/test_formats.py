@@ -136,6 +136,8 @@ def test_formats_are_told_apart(text: str, kind: str) -> None:
         ("a.*.com\n", "clash", "a star may only stand"),
         ("NONSENSE WORD,x\n", "clash", "is no rule of a rule-set"),
         ("DOMAIN-REGEX,(?=x)\n", "clash", "linear time"),
+        ("DOMAIN-REGEX,\n", "clash", "is empty"),
+        ("regexp:\n", "geosite", "is empty"),
         ("include:other\n", "geosite", "includes are not followed"),
         ("regexp:(((\n", "geosite", "linear time"),
         ("other:x.com\n", "geosite", "is none of full, domain, keyword, regexp"),
