@@ -248,10 +248,11 @@ class Daemon:
             self._take(before)
             await self._anew()
             return self._result("refused")
+        self.monitor.watch(rules.settings)
+        self.kernel.down = self.monitor.down()  # an exit that is judged otherwise now begins as one that is up
         await self._finish(prepared)
         self.problems = []
         self.generation += 1
-        self.monitor.watch(rules.settings)
         await self._look()
         self._switch_filter(filtered)
         await self._guard()
@@ -470,6 +471,7 @@ class Daemon:
         """Clears what the generation before left; where that fails the next one does it."""
         try:
             await asyncio.to_thread(self.kernel.finish, prepared)
+            self.kernel.open(self.rules)
         except KernelProblem as error:
             log.warning("the old maps were not emptied: %s", error)
 

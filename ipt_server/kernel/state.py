@@ -91,6 +91,7 @@ class Kernel:
         prepared = self.prepare(rules)
         self.commit(prepared, learned)
         self.finish(prepared)
+        self.open(rules)
         return prepared.kept
 
     def prepare(self, rules: RuleSet) -> Prepared:
@@ -166,13 +167,15 @@ class Kernel:
         self._filled = (buffer, prepared.rules.intervals)
 
     def finish(self, prepared: Prepared) -> None:
-        """Empties the buffer that is out of force. It may run beside the loop; raises KernelRefused."""
+        """Empties the buffer that is out of force, beside the loop. Raises KernelRefused.
+
+        Then `open`, on the loop, lets `exit_of` forget the marks of what was emptied.
+        """
         other = "b" if prepared.buffer == "a" else "a"
         for family in (4, 6):
             count = prepared.counts[family]
             for number in range(count):
                 self._filling.send(Batch(skeleton.TABLE).flush(skeleton.geo(family, other, number, count)))
-        self._filling.send(self._opening(Batch(skeleton.TABLE), prepared.rules, self.default, self.buffer, {}))
 
     def open(self, rules: RuleSet) -> None:
         """Lets traffic pass by its exits: `exit_of` and `pair` in one batch. Raises KernelRefused."""

@@ -125,6 +125,19 @@ def test_the_loss_of_the_far_ends_route_is_down_at_once(rig: Rig, daemon: Runnin
     rig.gateway.ip("route", "del", "10.9.20.1/32", "dev", "wg_uk")
 
 
+def test_an_exit_that_is_judged_otherwise_from_now_on_begins_anew(rig: Rig, daemon: RunningDaemon) -> None:
+    daemon.write(config(rig, {"icmp": [PROBED[4]]}))
+    daemon.start()
+    fail(rig, "  icmp type echo-request drop")
+    try:
+        until("the fallback has it", lambda: rig.exit_of(UK[4]) == "wg_us")
+        daemon.write(config(rig, {}))
+        assert daemon.reload()["result"] == "applied"
+        assert rig.exit_of(UK[4]) == "wg_uk" and is_up(daemon)
+    finally:
+        fail(rig)
+
+
 @pytest.mark.parametrize(("on_down", "where"), [("block", None), ("default", "eth0")])
 def test_without_a_living_fallback_on_down_decides(
     rig: Rig, daemon: RunningDaemon, on_down: str, where: str | None
