@@ -107,7 +107,8 @@ class Snapshot:
 
 def look() -> Snapshot:
     """What is there now: three commands however many exits there are, about 10 ms. Raises RouteProblem."""
-    links = frozenset(link["ifname"] for link in json.loads(ip(4, "-json", "link", "show", "up") or "[]"))
+    found = json.loads(ip(4, "-json", "link", "show", "up") or "[]")
+    links = frozenset(link["ifname"] for link in found if link)  # newer versions print {} for one that is down
     tables: dict[int, dict[int, list[dict[str, Any]]]] = {4: {}, 6: {}}
     for family in (4, 6):
         for route in json.loads(ip(family, "-json", "route", "show", "table", "all") or "[]"):
