@@ -158,9 +158,11 @@ class Site:
     def wait(self, idents: list[str], limit: float = 900) -> float:
         """Seconds until every router answers test.ping through its proxy."""
         start = time.monotonic()
+        missing = idents
         while True:
-            answers = self.salt(",".join(idents), "test.ping", timeout=10)
-            missing = [ident for ident in idents if answers.get(ident) is not True]
+            # each is asked until it has answered once: a question is a fork, and those in vain would pile up
+            answers = self.salt(",".join(missing), "test.ping", timeout=15)
+            missing = [ident for ident in missing if answers.get(ident) is not True]
             if not missing:
                 return time.monotonic() - start
             if time.monotonic() - start > limit:
