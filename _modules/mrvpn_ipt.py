@@ -10,8 +10,8 @@ from pathlib import Path
 from salt.exceptions import CommandExecutionError
 
 
-def _ask(service, verb):
-    done = __salt__["mrvpn_docker.exec_in"](service, "ipt-server", verb, "--json", timeout=120)
+def _ask(service, verb, *arguments):
+    done = __salt__["mrvpn_docker.exec_in"](service, "ipt-server", verb, "--json", *arguments, timeout=120)
     try:
         return json.loads(done["out"])
     except ValueError:
@@ -108,3 +108,18 @@ def bring(view, service, also=()):
     if answer["result"] != "unchanged":
         done["reloaded"] = {service: {"generation": answer["generation"], "version": answer["version"]}}
     return done
+
+
+def explain(destination, client=None, service="firezone_ipt"):
+    """
+    By which exit a destination leaves and why, as the daemon says it; with ``client`` for that client.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt entry mrvpn_ipt.explain www.bbc.co.uk
+    """
+    options = ["--client", str(client)] if client else []
+    # behind --, as a destination comes from people
+    return _ask(service, "explain", *options, "--", str(destination))

@@ -28,7 +28,7 @@ class Config:
 
     repository: str
     branch: str = "main"
-    folder: str = "pillar/network"  # of the description, in the repository
+    folder: str = "network"  # of the description, in the repository, as `mrvpn init` lays it out
     store: Path = Path("/var/lib/mrvpn")
     signed: bool | str = False  # true: by a key of the master's GPG; a path: an allowed_signers file of SSH keys
     share: float = 0.25  # of hosts, tunnels and rules: more than that is removed with force alone

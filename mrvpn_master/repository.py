@@ -134,7 +134,7 @@ class Repository:
                 blob = command.hash_object("-w", "--stdin", istream=_stream(Path(name), text))
                 command.update_index("--add", "--cacheinfo", f"100644,{blob},{path}", env=env)
             tree = command.write_tree(env=env)
-            return str(command.commit_tree(tree, "-p", base, "-m", message, env=env))
+            return str(command.commit_tree(tree, *self._signing(), "-p", base, "-m", message, env=env))
 
     def branch(self, name: str, commit: str) -> None:
         """A new branch at a commit; Trouble where one of that name is there."""
@@ -195,6 +195,12 @@ class Repository:
             out: str = self.git.git.log(f"-{int(count)}", f"--format={form}", "--", folder or ".")
         keys = ("commit", "time", "author", "subject")
         return [dict(zip(keys, line.split("\x1f"), strict=True)) for line in out.splitlines()]
+
+    def _signing(self) -> list[str]:
+        """`git commit-tree` signs only when told: as `git commit` would here."""
+        with contextlib.suppress(git.GitCommandError):
+            return ["-S"] if self.git.git.config("--type=bool", "--get", "commit.gpgsign") == "true" else []
+        return []
 
     def _identity(self) -> dict[str, str]:
         """Who commits, where git was not told: the one who called sudo, on this machine."""

@@ -26,6 +26,7 @@ base:
 {% if view['routing'] is not none %}
     - mrvpn.routing
 {% endif %}
+    - mrvpn.recorded
 {% elif 'mrvpn_host.deployed' in salt and salt['mrvpn_host.deployed'](view.get('root', '/opt/mrvpn')) %}
     # it was taken out of the description: MRVPN leaves it, its keys stay until they are purged
     - mrvpn.absent

@@ -12,4 +12,14 @@ mrvpn_public_keys:
     - root: {{ view['root'] }}
     - require:
       - mrvpn_wireguard: mrvpn keys
+
+# after the mine has it: the master looks there, and tells the far ends of a key that is another than before
+{% if opts['file_client'] != 'local' %}
+mrvpn/host/keys:
+  event.send:
+    - onchanges:
+      - mrvpn_wireguard: mrvpn keys
+    - require:
+      - mrvpn: mrvpn_public_keys
+{% endif %}
 {% endif %}

@@ -17,7 +17,7 @@ from tests.unit.mrvpn_master.conftest import Remote, git
 
 @pytest.fixture
 def store(remote: Remote, tmp_path: Path) -> Store:
-    return Store(Config(str(remote.url), store=tmp_path / "store"))
+    return Store(Config(str(remote.url), folder="pillar/network", store=tmp_path / "store"))
 
 
 def rules(store: Store) -> list[str]:
@@ -117,7 +117,7 @@ def test_a_full_disk_keeps_what_runs(remote: Remote, tmp_path: Path) -> None:
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], check=True)
     try:
-        store = Store(Config(str(remote.url), store=small / "store"))
+        store = Store(Config(str(remote.url), folder="pillar/network", store=small / "store"))
         store.deploy()
         before = store.current()
         with (small / "filler").open("wb", buffering=0) as stream, pytest.raises(OSError, match="No space"):
@@ -139,7 +139,7 @@ def test_unsigned_commits_are_refused_where_signatures_are_required(remote: Remo
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     signers = tmp_path / "allowed_signers"
     signers.write_text(f"ann@example.net {key.with_suffix('.pub').read_text()}")
-    store = Store(Config(str(remote.url), store=tmp_path / "store", signed=str(signers)))
+    store = Store(Config(str(remote.url), folder="pillar/network", store=tmp_path / "store", signed=str(signers)))
     with pytest.raises(Trouble, match="carries no signature that is trusted"):
         store.deploy()
     signing = ("-c", "gpg.format=ssh", "-c", f"user.signingkey={key}", "-c", "commit.gpgsign=true")

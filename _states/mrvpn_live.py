@@ -1,0 +1,25 @@
+"""The state that notes which view was brought here.
+
+Knows: mrvpn_live's note. Must not know: what a view holds.
+"""
+
+
+def recorded(name):
+    """
+    Notes the version ``name`` of the view, where nothing of this run failed: what `salt-run mrvpn.status` compares.
+    """
+    root = __pillar__["mrvpn"]["root"]
+    ret = {"name": name, "changes": {}, "result": True, "comment": "this version is here"}
+    failed = sum(1 for state in __running__.values() if state.get("result") is False)
+    if failed:
+        ret["comment"] = f"{failed} states failed: the version of before stays noted"
+        return ret
+    old = __salt__["mrvpn_live.applied"](root).get("version")
+    if old == name:
+        return ret
+    ret["changes"] = {"version": {"old": old, "new": name}}
+    if __opts__["test"]:
+        ret.update(result=None, comment="this version would be noted")
+        return ret
+    __salt__["mrvpn_live.applied"](root, version=name)
+    return ret

@@ -1,0 +1,156 @@
+"""What is asked of hosts, and what their answers come to: an apply's outcome, the status of the network.
+
+Knows: the answers of the execution modules. Must not know: how hosts are reached; the runner hands in a client that
+does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from mrvpn.topology import Network
+
+OK, WARNING, CRITICAL = 0, 1, 2  # exit codes, as monitoring reads them
+HANDSHAKE = 180  # seconds
+OLD_DATABASE = 45  # days: countries move by a percent or two a month
+
+
+class Client(Protocol):
+    """Salt's LocalClient, as far as it is used."""
+
+    def cmd(self, tgt: Any, fun: str, arg: Any = (), timeout: int | None = None, tgt_type: str = "glob", **kwargs: Any
+            ) -> dict[str, Any]: ...  # fmt: skip
+
+
+def ask(client: Client, hosts: Iterable[str], function: str, *arguments: Any, timeout: int = 60, **named: Any) -> Any:
+    """{host: answer} of those that answered. Targets are lists of ids from the description, never grains."""
+    listed = sorted(hosts)
+    if not listed:
+        return {}
+    return client.cmd(listed, function, list(arguments), timeout=timeout, tgt_type="list", kwarg=named)
+
+
+def outcome(answer: Any) -> dict[str, Any]:
+    """A state.apply's answer in short: result, how many changes, every failure's comment."""
+    if not isinstance(answer, dict):
+        lines = answer if isinstance(answer, list) else [str(answer)]
+        return {"result": "failed", "why": [str(line) for line in lines]}
+    states = [state for state in answer.values() if isinstance(state, dict)]
+    failed = [f"{s.get('__id__', '?')}: {s.get('comment', '')}" for s in states if s.get("result") is False]
+    changed = sorted(str(s.get("__id__", "?")) for s in states if s.get("changes"))
+    return {"result": "failed" if failed else "applied", "changes": changed, **({"why": failed} if failed else {})}
+
+
+def apply(
+    client: Client, hosts: Iterable[str], keys: Callable[[list[str]], list[str]], say: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Brings hosts to the description: keys first, then every host's apply at once; one that is away keeps none back.
+
+    `keys` runs the orchestration of keys for hosts and answers what failed.
+    """
+    wanted = sorted(hosts)
+    say(f"asking {', '.join(wanted)}")
+    here = sorted(host for host, answer in ask(client, wanted, "test.ping", timeout=10).items() if answer is True)
+    away = {"result": "unreachable", "why": ["no answer: it is brought up to date when its minion is back"]}
+    found: dict[str, dict[str, Any]] = {host: dict(away) for host in wanted if host not in here}
+    if not here:
+        return found
+    say("keys: made where they are missing, public ones to the mine")
+    failed = keys(here)
+    if failed:
+        return found | {host: {"result": "failed", "why": failed} for host in here}
+    say(f"applying to {', '.join(here)}")
+    answers = ask(client, here, "state.apply", timeout=120, queue=True)
+    for host in here:
+        found[host] = outcome(answers[host]) if host in answers else dict(away)
+        say(f"{host}: {found[host]['result']}")
+    return found
+
+
+def status(
+    network: Network, answers: Mapping[str, Any], versions: Mapping[str, str | None], now: float
+) -> dict[str, Any]:
+    """What runs beside what should: {"hosts", "exits", "problems"}, each problem with its severity."""
+    problems: list[tuple[int, str]] = []
+    hosts = {host: _host(network, host, answers.get(host), versions.get(host), problems) for host in network.hosts}
+    exits: dict[str, Any] = {}
+    entry = network.description.entrypoint or ""
+    its = answers.get(entry)
+    its = its if isinstance(its, dict) else {}
+    for service, rules in its.get("rules", {}).items():
+        if "error" in rules:
+            problems.append((CRITICAL, f"{entry}: {service}: {rules['error']}"))
+            continue
+        exits |= _exits(rules, problems)
+        hosts[entry]["generation"] = rules.get("generation")
+        hosts[entry]["learned"] = rules.get("learned")
+    built = its.get("database", {}).get("built")
+    if built:
+        days = round((now - built) / 86400, 1)
+        hosts[entry]["database_age_days"] = days
+        if days > OLD_DATABASE:
+            problems.append((WARNING, f"{entry}: the country database is {days:.0f} days old"))
+    problems.sort(key=lambda item: -item[0])
+    return {
+        "hosts": hosts,
+        "exits": exits,
+        "problems": [f"{'critical' if severity == CRITICAL else 'warning'}: {text}" for severity, text in problems],
+        "retcode": max((severity for severity, _ in problems), default=OK),
+    }
+
+
+def _host(
+    network: Network, host: str, answer: Any, wanted: str | None, problems: list[tuple[int, str]]
+) -> dict[str, Any]:
+    if not isinstance(answer, dict):
+        problems.append((CRITICAL, f"{host}: {answer or 'does not answer'}"))
+        return {"reachable": False}
+    if "error" in answer:
+        problems.append((CRITICAL, f"{host}: {answer['error']}"))
+    have = answer["applied"].get("version")
+    if wanted is not None and have != wanted:
+        why = f"runs with version {have}, the description is {wanted}" if have else "was never applied"
+        problems.append((WARNING, f"{host}: {why}: salt-run mrvpn.apply hosts={host}"))
+    for name, state in answer["containers"].items():
+        if state != "running":
+            problems.append((CRITICAL, f"{host}: container {name} is {state}"))
+    tunnels = {}
+    for name in network.ends.get(host, ()):
+        tunnels[name] = _tunnel(host, name, answer["tunnels"].get(name), problems)
+    ospf: dict[str, Any] = {}
+    for service, found in answer["ospf"].items():
+        if "error" in found:
+            problems.append((WARNING, f"{host}: {service}: {found['error']}"))
+        else:
+            ospf |= found
+    for name, states in ospf.items():
+        for router, state in states.items():
+            if not str(state).startswith("Full"):
+                problems.append((WARNING, f"{host}: OSPF on {name}: {router} is {state}"))
+    return {"reachable": True, "version": have, "deployed": wanted, "tunnels": tunnels, "ospf": ospf}
+
+
+def _tunnel(host: str, name: str, found: Any, problems: list[tuple[int, str]]) -> Any:
+    if found is None or "error" in found:
+        problems.append((CRITICAL, f"{host}: tunnel {name}: {found['error'] if found else 'is not there'}"))
+        return found or {"error": "is not there"}
+    for peer in found["peers"]:
+        if peer["handshake"] is None or peer["handshake"] > HANDSHAKE:
+            age = "never" if peer["handshake"] is None else f"{peer['handshake']} s ago"
+            problems.append((CRITICAL, f"{host}: tunnel {name}: last handshake {age}"))
+    # a peer's key is in the description or the mine: here it would only hide the figures
+    return [{key: value for key, value in peer.items() if key != "public_key"} for peer in found["peers"]]
+
+
+def _exits(rules: Mapping[str, Any], problems: list[tuple[int, str]]) -> dict[str, Any]:
+    found = {}
+    for exit_ in rules.get("exits", []):
+        name = exit_["name"]
+        found[name] = {key: value for key, value in exit_.items() if key != "name"}
+        if exit_.get("up") is False:
+            why = (exit_.get("health") or {}).get("reason") or "its interface is not there"
+            problems.append((CRITICAL, f"exit {name} is down: {why}"))
+    for problem in [*(rules.get("problems") or []), *(rules.get("warnings") or [])]:
+        problems.append((WARNING, f"ipt_server: {problem}"))
+    return found

@@ -1,0 +1,9 @@
+# Last of all: which version of the view is here now.
+{% set view = pillar['mrvpn'] %}
+include:
+  - mrvpn.guard
+
+view recorded:
+  mrvpn_live.recorded:
+    - name: {{ view['version'] | json }}
+    - order: last
