@@ -1,0 +1,42 @@
+# salt-call --local --file-root=/srv/mrvpn/salt state.apply mrvpn.master pillar='{"mrvpn_master": {...}}'
+# The master's settings for MRVPN, in one file of its own. What is not named has the value that the documentation shows.
+{% set given = pillar.get('mrvpn_master', {}) %}
+{% set checkout = given.get('checkout', '/srv/mrvpn') %}
+{% set repository = given.get('repository') %}
+{% set store = given.get('store', '/var/lib/mrvpn') %}
+{% set folder = given.get('folder', 'network') %}
+{% set description = store ~ '/current/' ~ folder if repository else given.get('description', '/srv/network/network') %}
+/etc/salt/master.d/mrvpn.conf:
+  file.managed:
+    - source: salt://mrvpn/master/files/mrvpn.conf.j2
+    - template: jinja
+    - mode: "0640"
+    - makedirs: True
+    - context:
+        checkout: {{ checkout | json }}
+        description: {{ description | json }}
+        secrets: {{ given.get('secrets', '/etc/salt/mrvpn/secrets.yaml') | json }}
+        deploy: {{ ({'repository': repository, 'branch': given.get('branch', 'main'), 'folder': folder, 'store': store,
+                     'signed': given.get('signed', False), 'share': given.get('share', 0.25),
+                     'apply': given.get('apply', False)} if repository else none) | json }}
+        webhook: {{ given.get('webhook') | json }}
+        poll: {{ given.get('poll') | json }}
+
+/etc/salt/mrvpn:
+  file.directory:
+    - mode: "0700"
+
+{% if repository %}
+{{ store }}:
+  file.directory:
+    - mode: "0700"
+    - makedirs: True
+{% endif %}
+
+# the master reads its settings when it starts; where no init system runs it, restart it by hand
+{% if 'service.available' in salt and salt['service.available']('salt-master') %}
+salt-master:
+  service.running:
+    - watch:
+      - file: /etc/salt/master.d/mrvpn.conf
+{% endif %}
