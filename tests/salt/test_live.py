@@ -1,0 +1,156 @@
+"""What a host says of itself, against the real `wg`, a real country database and the real control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rig
+import salt.loader
+
+REPO = Path(__file__).parents[2]
+MakeCaller = Callable[..., Any]
+View = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture
+def netns() -> Iterator[str]:
+    """A namespace with a WireGuard interface of the kernel or of wireguard-go."""
+    name = f"mrvpn-op{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        yield name
+    finally:
+        for pid in subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True).stdout.split():
+            subprocess.run(["kill", pid])
+        subprocess.run(["ip", "netns", "del", name])
+
+
+def _inside(netns: str, *command: str, check: bool = True, **kwargs: Any) -> str:
+    done = subprocess.run(["ip", "netns", "exec", netns, *command], capture_output=True, text=True, **kwargs)
+    assert not check or done.returncode == 0, f"{command}: {done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.root
+def test_the_dump_of_wg_is_read_without_its_private_key(netns: str, make_caller: MakeCaller, view: View) -> None:
+    if subprocess.run(["ip", "-n", netns, "link", "add", "wgop", "type", "wireguard"], capture_output=True).returncode:
+        process = subprocess.Popen(["ip", "netns", "exec", netns, "wireguard-go", "--foreground", "wgop"])
+        deadline = time.monotonic() + 20
+        while not _inside(netns, "wg", "show", "wgop", check=False):
+            assert process.poll() is None and time.monotonic() < deadline, "wireguard-go made no interface"
+            time.sleep(0.05)
+    private, other = (_inside(netns, "wg", "genkey").strip() for _ in range(2))
+    public = _inside(netns, "wg", "pubkey", input=other).strip()
+    peer = f"[Interface]\nPrivateKey={private}\n[Peer]\nPublicKey={public}\nEndpoint=192.0.2.1:55824\n"
+    _inside(netns, "wg", "setconf", "wgop", "/dev/stdin", input=peer)
+    text = _inside(netns, "wg", "show", "wgop", "dump")
+    found = make_caller("uk", view("uk")).cmd("mrvpn_live.dump", text, time.time())
+    assert found == [{"public_key": public, "endpoint": "192.0.2.1:55824", "handshake": None, "rx": 0, "tx": 0}]
+    assert private in text and private not in str(found)
+
+
+def test_the_databases_age_stands_in_the_database(make_caller: MakeCaller, view: View, tmp_path: Path) -> None:
+    import maxminddb
+    from mmdb_writer import MMDBWriter
+    from netaddr import IPSet
+
+    writer = MMDBWriter(4, "Country", languages=["en"], description="of a test")
+    writer.insert_network(IPSet(["81.2.69.0/24"]), {"country": {"iso_code": "GB"}})
+    writer.to_db_file(str(tmp_path / "country.mmdb"))
+    with maxminddb.open_database(str(tmp_path / "country.mmdb")) as database:
+        built = database.metadata().build_epoch
+    caller = make_caller("entry", view("entry"))
+    assert caller.cmd("mrvpn_live.database", str(tmp_path), "country.mmdb") == {"built": built}
+    assert caller.cmd("mrvpn_live.database", str(tmp_path), "nothing") == {}
+
+
+def test_the_version_is_recorded_only_where_nothing_failed(make_caller: MakeCaller, view: View, tmp_path: Path) -> None:
+    its = view("uk")
+    its["root"] = str(tmp_path / "opt")
+    caller = make_caller("uk", its)
+    done = rig.by_state(caller.cmd("state.apply", "mrvpn.recorded"))
+    changes = next(state["changes"] for name, state in done.items() if "recorded" in name)
+    assert changes == {"version": {"old": None, "new": its["version"]}}
+    assert caller.cmd("mrvpn_live.applied", its["root"])["version"] == its["version"]
+    again = rig.by_state(caller.cmd("state.apply", "mrvpn.recorded"))
+    assert [state["changes"] for state in again.values() if state["changes"]] == []
+    (tmp_path / "data").mkdir(exist_ok=True)
+    (tmp_path / "data" / "bad.sls").write_text("include: [mrvpn.recorded]\nbad:\n  test.fail_without_changes: []\n")
+    (tmp_path / "opt" / ".mrvpn" / "applied.json").write_text('{"version": "before"}')
+    caller.cmd("state.apply", "bad")
+    assert caller.cmd("mrvpn_live.applied", its["root"])["version"] == "before"
+
+
+def test_without_docker_the_rest_is_told(make_caller: MakeCaller, view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nonexistent/docker.sock")
+    answer = make_caller("uk", view("uk")).cmd("mrvpn_live.status", "/nonexistent")
+    assert "Docker does not answer" in answer["error"] and answer["applied"] == {}
+
+
+def test_news_of_exits_reach_the_master_without_data(tmp_path: Path) -> None:
+    """The engine asks a real control socket by the real command line; behind it is the daemon's list of events alone."""
+    from ipt_server.control.server import Control
+    from ipt_server.happenings import Events
+
+    socket = tmp_path / "c" / "control.sock"
+    ready, told, loop = threading.Event(), threading.Event(), asyncio.new_event_loop()
+
+    class Subject:
+        events = Events()
+
+    def serve() -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(Control(Subject(), socket).start())  # type: ignore[arg-type]
+        ready.set()
+        loop.run_forever()
+
+    threading.Thread(target=serve, daemon=True).start()
+    assert ready.wait(20)
+    engines = salt.loader.LazyLoader([str(REPO / "_engines")], {"optimization_order": [0]}, tag="engines")
+    sent: list[Any] = []
+
+    def send(tag: str, data: Any) -> None:
+        sent.append((tag, data))
+        told.set()
+
+    engines.pack["__salt__"] = {"event.send": send}
+    script = f'verb=$1; shift; exec {sys.executable} -m ipt_server.cli "$verb" --control {socket} "$@"'
+    command = ["sh", "-c", script, "sh"]
+    threading.Thread(target=engines["mrvpn_exits.start"], kwargs={"command": command}, daemon=True).start()
+    loop.call_soon_threadsafe(lambda: Subject.events.add("generation", generation=1))
+    loop.call_soon_threadsafe(lambda: Subject.events.add("exit", exit="wg_uk", up=False, reason="no handshake"))
+    assert told.wait(60)
+    assert sent == [("mrvpn/host/exits", {})]
+    loop.call_soon_threadsafe(loop.stop)
+
+
+MASTER = {"checkout": "/srv/mrvpn", "repository": "git@git.example.net:ops/network.git", "poll": 60}
+
+
+def test_the_masters_settings_keep_minions_out(make_caller: MakeCaller, tmp_path: Path) -> None:
+    """Rendered only: it writes to /etc/salt."""
+    caller = make_caller("master", None)
+    low = caller.cmd("state.show_low_sls", "mrvpn.master", pillar={"mrvpn_master": MASTER})
+    (managed,) = [chunk for chunk in low if chunk["name"] == "/etc/salt/master.d/mrvpn.conf"]
+    assert managed["mode"] == "0640" and managed["context"]["description"] == "/var/lib/mrvpn/current/network"
+    assert managed["context"]["deploy"]["share"] == 0.25
+    without = caller.cmd("state.show_low_sls", "mrvpn.master")
+    (managed,) = [chunk for chunk in without if chunk["name"] == "/etc/salt/master.d/mrvpn.conf"]
+    assert managed["context"]["deploy"] is None
+
+
+def test_the_minions_settings_are_its_views(make_caller: MakeCaller, view: View) -> None:
+    for host, services in (("entry", ["firezone_ipt"]), ("uk", [])):
+        low = make_caller(host, view(host)).cmd("state.show_low_sls", "mrvpn.minion")
+        assert isinstance(low[0], dict), low
+        (managed,) = [chunk for chunk in low if chunk["name"] == "/etc/salt/minion.d/mrvpn.conf"]
+        assert managed["context"]["routing"] == services
