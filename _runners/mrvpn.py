@@ -29,6 +29,7 @@ except ImportError as error:
 
 ROUTING, KEYS = "orch.routing", "orch.keys"
 TIMEOUT = 60
+FLOWS = 60  # seconds within which traffic should flow by a new tunnel
 CHANGE_WAIT = 120  # seconds for which a change waits for another one to end
 __func_alias__ = {"list_": "list"}
 
@@ -338,8 +339,13 @@ def status(drift=False):
     network = _network()
     root = network.description.mrvpn_root
     client = _client()
-    answers = asked.ask(client, network.hosts, "mrvpn_live.status", root, timeout=10)
-    versions = {host: _version(host) for host in network.hosts}
+    d = network.description
+    routers = [host for host in network.hosts if host in d.hosts and d.hosts[host].os == "routeros"]
+    linux = [host for host in network.hosts if host not in routers]
+    answers = asked.ask(client, linux, "mrvpn_live.status", root, timeout=10)
+    rows = asked.ask(client, routers, "routeros.print", "interface/wireguard/peers", timeout=15)
+    answers |= {host: asked.router(told) for host, told in rows.items()}
+    versions = {host: _version(host) for host in linux}
     found = asked.status(network, answers, versions, time.time())
     store = _store()
     if store is not None:
@@ -380,7 +386,7 @@ def _drift(client, wanted):
 # --- changing
 
 
-def _changed(make, commit, branch, apply, test):
+def _changed(make, commit, branch, apply, test, wait=FLOWS):
     """One transaction: edited, checked, planned, put in place, committed, deployed; taken back where that fails."""
     store = _store()
     with wishes.alone(_own("change.lock"), CHANGE_WAIT, "another change"):
@@ -389,13 +395,13 @@ def _changed(make, commit, branch, apply, test):
         return found
     if store is None:
         _fire("mrvpn/schema/changed", {"commit": found.get("commit")})
-        return _follow(found, about)
+        return _follow(found, about, wait)
     try:
         found["deployed"] = _deploy(store)
     except Trouble as trouble:
         where = f"{found['done']}: pushed as commit {found['commit'][:12]}, but not deployed"
         raise Trouble(f"{where}: {trouble}", trouble.problems, found) from None
-    return _follow(found, about)
+    return _follow(found, about, wait)
 
 
 def _told(change, network, checked, before):
@@ -471,7 +477,7 @@ def _without_lock(texts):
     return {name: text for name, text in texts.items() if name != candidate.LOCK}
 
 
-def _follow(found, change):
+def _follow(found, change, wait):
     """Brings the hosts of a change up to date and waits until traffic can flow, or says where it stands."""
     network = _network()
     begin = time.monotonic()
@@ -494,7 +500,8 @@ def _follow(found, change):
         _say(f"waiting for {change.tunnel}")
         entry = network.description.entrypoint
         root = network.description.mrvpn_root
-        answer = asked.ask(_client(), [entry], "mrvpn_live.flows", change.tunnel, root, timeout=90).get(entry)
+        about = (change.tunnel, root, wait)
+        answer = asked.ask(_client(), [entry], "mrvpn_live.flows", *about, timeout=wait + 30).get(entry)
         found["flows"] = answer
         if not isinstance(answer, dict) or not answer["up"]:
             why = answer["why"] if isinstance(answer, dict) else answer or "no answer"
@@ -507,7 +514,7 @@ def _follow(found, change):
 @_answers
 def add_exit(
     name, host, endpoint=None, port=None, subnet=None, fallback=None, commit=True, apply=True, branch=None, test=False,
-    **match,
+    wait=FLOWS, **match,
 ):  # fmt: skip
     """
     A new exit: its tunnel, its rule, its host; edited, checked, planned, committed, deployed, and waited for.
@@ -532,6 +539,8 @@ def add_exit(
         a new branch with the commit, for a pull request, instead of the change itself
     test
         True: says what would be done
+    wait
+        seconds for which traffic may take to flow, after which it says what is missing
     """
 
     def make(texts, network):
@@ -542,7 +551,7 @@ def add_exit(
         _accepted(host)
         return change
 
-    return _changed(make, commit, branch, apply, test)
+    return _changed(make, commit, branch, apply, test, int(wait))
 
 
 def _accepted(host):
@@ -572,7 +581,7 @@ def remove_exit(name, to=None, commit=True, apply=True, branch=None, test=False)
 @_answers
 def add_host(
     name, lan=None, tunnel=None, endpoint=None, port=None, subnet=None, os="linux", commit=True, apply=True,
-    branch=None, test=False,
+    branch=None, test=False, wait=FLOWS,
 ):  # fmt: skip
     """
     An office or another host with the prefixes behind it; it dials in, or with ``endpoint`` is dialled.
@@ -592,7 +601,7 @@ def add_host(
         _accepted(name)
         return change
 
-    return _changed(make, commit, branch, apply, test)
+    return _changed(make, commit, branch, apply, test, int(wait))
 
 
 @_answers

@@ -6,6 +6,7 @@ does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from mrvpn.topology import Network
 
 OK, WARNING, CRITICAL = 0, 1, 2  # exit codes, as monitoring reads them
 HANDSHAKE = 180  # seconds
+NO_ANSWER = "Minion did not return"
 OLD_DATABASE = 45  # days: countries move by a percent or two a month
 
 
@@ -28,7 +30,9 @@ def ask(client: Client, hosts: Iterable[str], function: str, *arguments: Any, ti
     listed = sorted(hosts)
     if not listed:
         return {}
-    return client.cmd(listed, function, list(arguments), timeout=timeout, tgt_type="list", kwarg=named)
+    answers = client.cmd(listed, function, list(arguments), timeout=timeout, tgt_type="list", kwarg=named)
+    # Salt puts a sentence where a host did not answer
+    return {h: a for h, a in answers.items() if not (isinstance(a, str) and a.startswith(NO_ANSWER))}
 
 
 def outcome(answer: Any) -> dict[str, Any]:
@@ -98,6 +102,32 @@ def status(
         "problems": [f"{'critical' if severity == CRITICAL else 'warning'}: {text}" for severity, text in problems],
         "retcode": max((severity for severity, _ in problems), default=OK),
     }
+
+
+def router(rows: Any) -> Any:
+    """A RouterOS host's answer in a Linux host's shape, from the rows of /interface/wireguard/peers."""
+    if not isinstance(rows, list):
+        return rows
+    tunnels: dict[str, Any] = {}
+    for row in rows:
+        told = row.get("last-handshake")
+        endpoint = row.get("current-endpoint-address") or row.get("endpoint-address") or None
+        port = row.get("current-endpoint-port") or row.get("endpoint-port")
+        peer = {
+            "public_key": row.get("public-key"),
+            "endpoint": f"{endpoint}:{port}" if endpoint else None,
+            "handshake": seconds(str(told)) if told and told != "never" else None,
+            "rx": int(row.get("rx") or 0),
+            "tx": int(row.get("tx") or 0),
+        }
+        tunnels.setdefault(str(row.get("interface")), {"peers": []})["peers"].append(peer)
+    return {"applied": {}, "containers": {}, "tunnels": tunnels, "ospf": {}, "rules": {}, "database": {}}
+
+
+def seconds(text: str) -> int:
+    """RouterOS' durations: `1w2d3h4m5s`, parts of a second cut off."""
+    units = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)(?:\.\d+)?([wdhms])(?!s)", text))
 
 
 def _host(

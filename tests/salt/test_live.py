@@ -97,7 +97,7 @@ def test_without_docker_the_rest_is_told(make_caller: MakeCaller, view: View, mo
 
 
 def test_news_of_exits_reach_the_master_without_data(tmp_path: Path) -> None:
-    """The engine asks a real control socket by the real command line; behind it is the daemon's list of events alone."""
+    """The engine asks a real control socket by the real command line; behind it is a list of events alone."""
     from ipt_server.control.server import Control
     from ipt_server.happenings import Events
 
