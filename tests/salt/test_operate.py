@@ -309,14 +309,14 @@ def test_a_host_that_is_away_keeps_none_back_and_catches_up(site: Site, seen: Ca
     site.minions["uk"].terminate()
     answer = site.run("mrvpn.apply", code=1)
     assert {host: told["result"] for host, told in answer["hosts"].items()} == {"entry": "applied", "uk": "unreachable"}
-    assert "critical: uk: does not answer" in site.run("mrvpn.status", code=2)["problems"]
+    assert "critical: uk: does not answer" in site.cli("mrvpn.status", code=2)["problems"]
     site.minions["uk"].start()
     done = seen(
         "salt/run/*/ret", lambda data: data.get("fun") == "runner.mrvpn.host_started" and data["return"].get("runs")
     )
     assert done["return"]["runs"][0]["uk"]["result"] == "applied", done
     version = json.loads((site.folder / "own" / "uk" / ".mrvpn" / "applied.json").read_text())["version"]
-    assert version == site.run("pillar.show_pillar", minion="uk")["mrvpn"]["version"]
+    assert version == site.cli("pillar.show_pillar", "minion=uk")["mrvpn"]["version"]
 
 
 def test_events_without_data_or_of_strangers_start_nothing(site: Site, seen: Callable[..., Any]) -> None:
@@ -349,7 +349,7 @@ def test_a_new_key_is_told_to_the_far_ends(site: Site, seen: Callable[..., Any])
         lambda data: data.get("fun") == "runner.mrvpn.keys_changed" and any(data["return"].get("runs") or []),
     )
     assert told["return"]["runs"][0]["entry"]["result"] == "applied"
-    view = site.run("pillar.show_pillar", minion="entry")["mrvpn"]
+    view = site.cli("pillar.show_pillar", "minion=entry")["mrvpn"]
     published = site.master.salt_cli(timeout=60).run(
         "mrvpn.public_keys", f"root={site.folder / 'opt'}", minion_tgt="uk"
     )
