@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from typing import Any
 
 import pytest
 import rig
+import salt.config
 import salt.loader
+import yaml
 
 REPO = Path(__file__).parents[2]
 MakeCaller = Callable[..., Any]
@@ -154,3 +157,38 @@ def test_the_minions_settings_are_its_views(make_caller: MakeCaller, view: View)
         assert isinstance(low[0], dict), low
         (managed,) = [chunk for chunk in low if chunk["name"] == "/etc/salt/minion.d/mrvpn.conf"]
         assert managed["context"]["routing"] == services
+
+
+@pytest.mark.root
+def test_the_masters_settings_are_written_once_and_its_secret_stays(tmp_path: Path) -> None:
+    """A real masterless apply that sees an /etc/salt of its own; Salt then reads what was written."""
+    own, config = tmp_path / "salt", tmp_path / "config"
+    own.mkdir()
+    config.mkdir()
+    (config / "minion").write_text(f"id: master\nroot_dir: {tmp_path}\nlog_level_logfile: quiet\n")
+    Path("/etc/salt").mkdir(exist_ok=True)
+    settings = {**MASTER, "store": str(tmp_path / "store"), "user": "root", "share": 0.1}
+    words = [sys.executable, str(Path(sys.executable).with_name("salt-call")), f"--config-dir={config}", "--local"]
+    words += [f"--file-root={REPO / 'salt'}", "--out=json", "state.apply", "mrvpn.master"]
+    words += [f"pillar={json.dumps({'mrvpn_master': settings})}"]
+    script = f'mount --bind {own} /etc/salt && exec "$@"'
+
+    def applied() -> dict[str, Any]:
+        done = subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        states = json.loads(done.stdout)["local"].values()
+        return {state["__id__"]: state["changes"] for state in states if state["changes"]}
+
+    first = applied()
+    assert "/etc/salt/master.d/mrvpn.conf" in first
+    secrets = (own / "mrvpn" / "secrets.yaml").read_text()
+    assert len(yaml.safe_load(secrets)["psk_root"]) == 48 and yaml.safe_load(secrets)["psk_root"] not in str(first)
+    assert (own / "mrvpn" / "secrets.yaml").stat().st_mode & 0o777 == 0o600
+    assert (own / "mrvpn").stat().st_mode & 0o777 == 0o700
+    assert applied() == {}
+    assert (own / "mrvpn" / "secrets.yaml").read_text() == secrets
+    read = salt.config.master_config(str(own / "master.d" / "mrvpn.conf"))
+    assert (read["peer"], read["peer_run"], read["file_recv"], read["auto_accept"], read["open_mode"]) == (
+        {}, {}, False, False, False,
+    )  # fmt: skip
+    assert read["mrvpn"]["share"] == 0.1 and "/srv/mrvpn" not in read["file_roots"]["base"]

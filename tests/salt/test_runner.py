@@ -172,5 +172,4 @@ def test_a_plan_of_a_folder_has_the_exit_code_of_a_plan(run, tree: Path, tmp_pat
 
 
 def test_a_graph(run) -> None:
-    pytest.importorskip("mrvpn.graph")
     assert run("graph").startswith(("graph", "flowchart"))

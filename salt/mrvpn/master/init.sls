@@ -6,10 +6,13 @@
 {% set store = given.get('store', '/var/lib/mrvpn') %}
 {% set folder = given.get('folder', 'network') %}
 {% set description = store ~ '/current/' ~ folder if repository else given.get('description', '/srv/network/network') %}
+{# Salt's own packages run the master as `salt`: secrets and deployments are that user's #}
+{% set user = given.get('user') or ('salt' if salt['user.info']('salt') else 'root') %}
 /etc/salt/master.d/mrvpn.conf:
   file.managed:
     - source: salt://mrvpn/master/files/mrvpn.conf.j2
     - template: jinja
+    - user: {{ user }}
     - mode: "0640"
     - makedirs: True
     - context:
@@ -24,11 +27,24 @@
 
 /etc/salt/mrvpn:
   file.directory:
+    - user: {{ user }}
     - mode: "0700"
+
+# made once; what stands there stays
+{{ given.get('secrets', '/etc/salt/mrvpn/secrets.yaml') }}:
+  file.managed:
+    - contents: "psk_root: {{ salt['random.get_str'](48, punctuation=False) }}"
+    - replace: False
+    - show_changes: False
+    - user: {{ user }}
+    - mode: "0600"
+    - require:
+      - file: /etc/salt/mrvpn
 
 {% if repository %}
 {{ store }}:
   file.directory:
+    - user: {{ user }}
     - mode: "0700"
     - makedirs: True
 {% endif %}
