@@ -19,7 +19,7 @@ import salt.utils.event
 import salt.utils.json
 
 try:
-    from mrvpn import changes, compiler, edit
+    from mrvpn import changes, compiler, edit, views
     from mrvpn_master import Trouble, candidate, deployment, repository, wishes
     from mrvpn_master import hosts as asked
 
@@ -477,8 +477,33 @@ def _without_lock(texts):
     return {name: text for name, text in texts.items() if name != candidate.LOCK}
 
 
+def _follow_rules(found):
+    """Has the entrypoint run with changed rules, or says where it stands: no other host has to do with them."""
+    begin = time.monotonic()
+    network = _network()
+    entry = network.description.entrypoint
+    wanted = {e["service"]: e["settings"]["version"] for e in views.view(network, entry, {}, lambda _: None)["routing"]}
+    runs = _coalesced("schema_changed", "all", lambda _: _orchestrate())["runs"]
+    why = [] if not runs or runs[-1]["success"] else runs[-1]["why"] or ["the orchestration failed"]
+    while not why:
+        # the reactor may have been quicker: then it is its run that ends with this version
+        told = {s: asked.ask(_client(), [entry], "mrvpn_ipt.status", s, timeout=15).get(entry) for s in wanted}
+        if all(isinstance(t, dict) and t.get("version") == wanted[s] for s, t in told.items()):
+            found["applied"] = {s: {"generation": t["generation"], "version": t["version"]} for s, t in told.items()}
+            return {**found, "seconds": round(time.monotonic() - begin, 1)}
+        if time.monotonic() - begin > TIMEOUT:
+            why = [f"{service} says {answer or 'nothing'}" for service, answer in told.items()]
+        time.sleep(0.5)
+    where = f"{found['done']}: the description is changed, {entry} does not run with it"
+    raise Trouble(
+        f"{where}: `salt-run mrvpn.schema_changed` tries again, `salt-run mrvpn.rollback` goes back", why, found
+    )
+
+
 def _follow(found, change, wait):
     """Brings the hosts of a change up to date and waits until traffic can flow, or says where it stands."""
+    if change.rules:
+        return _follow_rules(found)
     network = _network()
     begin = time.monotonic()
     found["hosts"] = _apply(change.hosts)

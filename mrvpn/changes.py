@@ -37,6 +37,7 @@ class Change:
     subject: str
     hosts: tuple[str, ...] = ()
     tunnel: str | None = None  # the one that must come up for traffic to flow
+    rules: bool = False  # nothing but route rules: no tunnel, no other host
     notes: list[str] = field(default_factory=list)
 
     def put(self, path: edit.Path, value: Any) -> None:
@@ -190,7 +191,8 @@ def add_rule(
     rule = _rule(target, match)
     if not set(rule) & set(KINDS):
         raise CannotChange(f"a rule says what it matches: one of {', '.join(KINDS)}")
-    change = Change(dict(texts), f"add rule {describe(rule)}", (network.description.entrypoint or "",))
+    entry = network.description.entrypoint or ""
+    change = Change(dict(texts), f"add rule {describe(rule)}", (entry,), rules=True)
     routes = change.get(("routing", "routes")) or []
     if any(_canonical(route) == _canonical(rule) for route in routes):
         raise CannotChange(f"this rule is there already: {describe(rule)}")
@@ -202,7 +204,7 @@ def add_rule(
 
 def remove_rule(texts: edit.Texts, network: Network, number: int, match: Mapping[str, Any] | None = None) -> Change:
     """Rule `number` goes, counted from 0 as `list` shows them; with `match` only if it says that; or CannotChange."""
-    change = Change(dict(texts), "", (network.description.entrypoint or "",))
+    change = Change(dict(texts), "", (network.description.entrypoint or "",), rules=True)
     routes = change.get(("routing", "routes")) or []
     if not 0 <= number < len(routes):
         raise CannotChange(f"there is no rule {number}: there are {len(routes)}, counted from 0")
