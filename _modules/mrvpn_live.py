@@ -100,6 +100,14 @@ def tunnels(root="/opt/mrvpn"):
     return found
 
 
+def _vtysh(service, command):
+    """FRR's JSON answer; empty where the daemon of that family does not run: vtysh says so in words."""
+    try:
+        return json.loads(_told(service, "vtysh", "-c", command))
+    except ValueError:
+        return {}
+
+
 def neighbors(service):
     """
     OSPF's neighbours of one FRR, both families: ``{interface: {router id: state}}``.
@@ -111,12 +119,12 @@ def neighbors(service):
         salt '*' mrvpn_live.neighbors firezone_frr
     """
     found = {}
-    four = json.loads(_told(service, "vtysh", "-c", "show ip ospf neighbor json") or "{}")
+    four = _vtysh(service, "show ip ospf neighbor json")
     for router, entries in four.get("neighbors", {}).items():
         for entry in entries if isinstance(entries, list) else [entries]:
             interface = entry.get("ifaceName", "").split(":")[0]
             found.setdefault(interface, {})[router] = entry.get("nbrState") or entry.get("state")
-    six = json.loads(_told(service, "vtysh", "-c", "show ipv6 ospf6 neighbor json") or "{}")
+    six = _vtysh(service, "show ipv6 ospf6 neighbor json")
     for entry in six.get("neighbors", []):
         found.setdefault(entry.get("interfaceName", ""), {})[f"{entry['neighborId']} (IPv6)"] = entry.get("state")
     return found
