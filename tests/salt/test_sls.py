@@ -109,7 +109,7 @@ def test_the_second_root_leads_only_to_what_minions_may_read() -> None:
     """A checkout as file_root would hand pillar/ to every minion; ext/ holds links to code and nothing else."""
     links = {str(path.relative_to(REPO / "ext")) for path in (REPO / "ext").rglob("*") if path.is_symlink()}
     build = {f"mrvpn/build/{name}" for name in (".dockerignore", "image", "ipt_server", "mrvpn")}
-    assert links == {"_grains", "_modules", "_proxy", "_states", *build}
+    assert links == {"_engines", "_grains", "_modules", "_proxy", "_states", *build}
     for link in links:
         assert (REPO / "ext" / link).exists(), link
         assert (REPO / "ext" / link).resolve().is_relative_to(REPO)
