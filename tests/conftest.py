@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from lab import image
+
 REPO = Path(__file__).parents[1]
-LAB_DIR = Path(os.environ.get("MRVPN_LAB_DIR", "/var/lib/mrvpn-lab"))
-IMAGE_ROOT = Path(os.environ.get("MRVPN_IMAGE_ROOT", str(LAB_DIR / "image" / "root")))
+IMAGE_ROOT = Path(os.environ.get("MRVPN_IMAGE_ROOT", str(image.ROOT)))
 
 
 def _why_not_root() -> str | None:
@@ -33,6 +34,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("root") or item.get_closest_marker("lab") or item.get_closest_marker("image"):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Builds the image before the first test that needs it; what is built of the same files is kept."""
+    if item.get_closest_marker("image") and "MRVPN_IMAGE_ROOT" not in os.environ and not _built:
+        _built.append(image.ensure())
+
+
+_built: list[str] = []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
