@@ -479,14 +479,18 @@ def _without_lock(texts):
 
 def _follow_rules(found):
     """Has the entrypoint run with changed rules, or says where it stands: no other host has to do with them."""
-    begin = time.monotonic()
+    begin, since = time.monotonic(), time.time()
     network = _network()
     entry = network.description.entrypoint
     wanted = {e["service"]: e["settings"]["version"] for e in views.view(network, entry, {}, lambda _: None)["routing"]}
     runs = _coalesced("schema_changed", "all", lambda _: _orchestrate())["runs"]
     why = [] if not runs or runs[-1]["success"] else runs[-1]["why"] or ["the orchestration failed"]
     while not why:
-        # the reactor may have been quicker: then it is its run that ends with this version
+        # the reactor may have been quicker: then it is its run that ends with this version, or does not
+        last = _remembered("orchestrated")
+        if last.get("started", 0) > since and not last["success"]:
+            why = last["why"] or ["the orchestration failed"]
+            break
         told = {s: asked.ask(_client(), [entry], "mrvpn_ipt.status", s, timeout=15).get(entry) for s in wanted}
         if all(isinstance(t, dict) and t.get("version") == wanted[s] for s, t in told.items()):
             found["applied"] = {s: {"generation": t["generation"], "version": t["version"]} for s, t in told.items()}
@@ -879,9 +883,11 @@ def schema_changed():
 
 def _orchestrate():
     """Runs the orchestration; whether it went well. Where it did not, `mrvpn/routing/refused` says why."""
+    started = time.time()
     answer = _run("state.orchestrate", mods=ROUTING)
     failed = _failures(answer)
     success = bool(answer.get("success")) and not failed
+    _remember("orchestrated", {"started": started, "success": success, "why": failed})
     if not success:
         _fire(
             "mrvpn/routing/refused",
