@@ -38,7 +38,12 @@ def __virtual__():
 
 
 def _session():
-    return __proxy__["routeros.session"]()
+    session = __proxy__["routeros.session"]()
+    # sub-proxies of a deltaproxy share modules: a job must never reach another minion's router
+    own = (globals().get("__pillar__") or {}).get("proxy") or {}
+    if own and any(own.get(key) != session.settings.get(key) for key in ("host", "port", "username")):
+        raise CommandExecutionError(f"{__opts__['id']}: the session is of another router: nothing is done")
+    return session
 
 
 def _ask(command_, words=None):

@@ -25,6 +25,8 @@ import threading
 import time
 from pathlib import Path
 
+import salt.loader.context
+
 try:
     import librouteros
     from librouteros.api import Api
@@ -240,8 +242,18 @@ def _wait(entry):
     return time.monotonic() < entry.get("not_before", 0)
 
 
+def _opts():
+    """
+    The options of the minion that asks. Under a deltaproxy its sub-proxies share this module, and ``__opts__`` is the
+    last one's: the loader that runs the call knows whose it is.
+    """
+    found = getattr(salt.loader.context.loader_ctxvar.get(None), "opts", None) or {}
+    return found if found.get("proxy") and found.get("id") else __opts__
+
+
 def _entry():
-    return _sessions.setdefault((os.getpid(), __opts__["id"]), {"session": Session(__opts__["proxy"])})
+    opts = _opts()
+    return _sessions.setdefault((os.getpid(), opts["id"]), {"session": Session(opts["proxy"])})
 
 
 def session():
@@ -289,7 +301,7 @@ def alive(opts):
     except RouterError as error:
         entry["delay"] = min(2 * entry.get("delay", FIRST_DELAY / 2), LONGEST_DELAY)
         entry["not_before"] = time.monotonic() + entry["delay"]
-        log.error("%s: %s", __opts__["id"], error)
+        log.error("%s: %s", _opts()["id"], error)
         return False
     entry.pop("delay", None)
     entry.pop("not_before", None)
@@ -303,7 +315,7 @@ def ping():
     try:
         call("/system/identity/print")
     except RouterError as error:
-        log.error("%s: %s", __opts__["id"], error)
+        log.error("%s: %s", _opts()["id"], error)
         return False
     return True
 
@@ -316,7 +328,7 @@ def grains():
         resource = (call("/system/resource/print") or [{}])[0]
         identity = (call("/system/identity/print") or [{}])[0]
     except RouterError as error:
-        log.error("%s: %s", __opts__["id"], error)
+        log.error("%s: %s", _opts()["id"], error)
         return {}
     names = {"version": "version", "board": "board-name", "architecture": "architecture-name"}
     return {"identity": identity.get("name"), **{grain: resource.get(field) for grain, field in names.items()}}

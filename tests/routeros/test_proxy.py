@@ -190,3 +190,22 @@ def test_a_tunnel_taken_out_of_the_description_leaves_the_router(site: Site, fre
     assert all(result["result"] for result in gone.values()) and gone["routeros.absent mrvpn:"]["changes"], gone
     fresh.rows["/interface/list/member"].clear()  # the hook's
     assert fresh.snapshot() == own
+
+
+def test_two_routers_in_one_process_are_never_mixed_up(site: Site, pair: Pair, authority: Authority) -> None:
+    """A deltaproxy's sub-proxies share their modules: each job must reach its own router."""
+    names = ["delta-a", "delta-b"]
+    with Simulator(Router(identity="delta-a"), pair) as a, Simulator(Router(identity="delta-b"), pair) as b:
+        for name, simulator in zip(names, (a, b), strict=True):
+            common = {"host": "127.0.0.1", "username": "salt", "password": "s3cret"}
+            site.pillar(name, {**common, "port": simulator.port, "tls": {"ca": str(authority.file)}})
+        site.pillar("control", {"proxytype": "deltaproxy", "parallel_startup": True, "ids": names})
+        site.start("control", metaproxy="deltaproxy")
+        for name in names:
+            site.wait(name)
+            assert site.salt(name, "routeros.command", "/system/identity/print") == [{"name": name}]
+            assert site.salt(name, "grains.get", "routeros:identity") == name
+        b.stop()
+        assert [site.salt(name, "test.ping") for name in names] == [True, False]
+        b.start()
+        site.proxies["control"].stop()
