@@ -1,7 +1,12 @@
-"""What this host publishes to the mine: its public keys.
+"""What this host publishes to the mine: its public keys, and the address that others see of it.
 
-Knows: where mrvpn_wireguard keeps keys. Must not know: the pillar, the description.
+Knows: where mrvpn_wireguard keeps keys, ip(8). Must not know: the pillar, the description.
 """
+
+import json
+import subprocess
+
+ELSEWHERE = {4: "192.0.2.1", 6: "2001:db8::1"}  # RFC 5737, RFC 3849: only looked up, nothing is sent
 
 
 def public_keys(root="/opt/mrvpn"):
@@ -15,3 +20,25 @@ def public_keys(root="/opt/mrvpn"):
         salt '*' mrvpn.public_keys
     """
     return __salt__["mrvpn_wireguard.public_keys"](root)
+
+
+def address():
+    """
+    The source address of this host's default route (IPv4, else IPv6), or None; the mine's `mrvpn_address`. It is what
+    far ends dial where the description gives the host no `endpoint`.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn.address
+    """
+    for family, destination in ELSEWHERE.items():
+        command = ["ip", "-json", f"-{family}", "route", "get", destination]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except OSError:
+            return None
+        if done.returncode == 0 and (routes := json.loads(done.stdout or "[]")):
+            return routes[0].get("prefsrc")
+    return None

@@ -136,11 +136,13 @@ def absent(name, purge=False):
 
 def published(name, root):
     """
-    Sends this host's public keys to the mine under ``name``; always, for the mine cannot be read back from here.
+    Sends this host's public keys to the mine under ``name``, and its address under ``mrvpn_address``; always, for the
+    mine cannot be read back from here.
     """
     if __opts__["test"]:
         return _result(name, "public keys would be sent to the mine")
     if not __salt__["mine.send"](name, mine_function="mrvpn.public_keys", root=root):
         return _result(name, "the mine did not take the public keys: is the master reachable?", result=False)
+    __salt__["mine.send"]("mrvpn_address", mine_function="mrvpn.address")
     keys = __salt__["mrvpn.public_keys"](root)
     return _result(name, f"public keys sent: {', '.join(sorted(keys)) or 'none'}")

@@ -35,7 +35,7 @@ from ipt_server.kernel.netlink import ELEMENTS_A_MESSAGE, Batch, Socket, interva
 from ipt_server.kernel.state import Kernel
 from ipt_server.settings import Settings, parse
 from mrvpn import marks
-from mrvpn.schema.countries import COUNTRIES
+from mrvpn.countries import COUNTRIES
 
 REPO = Path(__file__).parents[1]
 DATABASE = (REPO / ".cache" / "country" / "country.mmdb").resolve()

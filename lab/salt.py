@@ -67,7 +67,10 @@ def _minion_config(host: Host) -> dict[str, object]:
         "master": topology.MASTER.ipv4,
         "user": "root",
         "log_level_logfile": "warning",
-        "mine_functions": {"mrvpn_public_keys": [{"mine_function": "mrvpn.public_keys"}]},
+        "mine_functions": {
+            "mrvpn_public_keys": [{"mine_function": "mrvpn.public_keys"}],
+            "mrvpn_address": [{"mine_function": "mrvpn.address"}],
+        },
         "mine_interval": 60,
         "master_alive_interval": 0,
         "acceptance_wait_time": 1,

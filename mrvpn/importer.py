@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
+from mrvpn.countries import ALIASES
 from mrvpn.patterns import problem
-from mrvpn.schema.countries import ALIASES
 from mrvpn.schema.model import Description, Firezone
 
 MAX_BYTES = 10 * 2**20

@@ -13,9 +13,9 @@ from typing import Any
 from ipt_server.core.learned import Address, Entry
 from ipt_server.core.private import PRIVATE
 from ipt_server.core.rules import RuleSet
-from ipt_server.geo.sets import members
 from ipt_server.settings import RuleSetting
 from mrvpn import marks, precedence
+from mrvpn.countries import expand
 
 _PRIVATE = {family: [ipaddress.ip_network(p) for p in found] for family, found in PRIVATE.items()}
 _KINDS = {"domain": "a name", "prefix": "a prefix", "country": "a country", "default": "a default"}
@@ -89,7 +89,7 @@ def _matches(destination: Address, rules: RuleSet, country: str | None, entry: E
             longest = max(covering, key=lambda network: network.prefixlen)
             key = precedence.key(rule.weight, rule.kind, longest.prefixlen, position)
             found.append((key, rule, f"{_KINDS[rule.kind]} of it covers the address ({longest})"))
-        if country is not None and country in members(rule.countries):
+        if country is not None and country in expand(rule.countries):
             key = precedence.key(rule.weight, rule.kind, 0, position)
             found.append((key, rule, f"its country is {country}"))
     for rule in rules.match(entry.name) if entry and entry.name else []:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ipt_server.core.intervals import Intervals
 from ipt_server.geo import DatabaseRefused, Ranges, csv, mmdb
-from ipt_server.geo.sets import members
+from mrvpn.countries import expand
 
 _FORM = 1  # of what is kept; a new number makes old files useless
 KINDS: dict[str, Callable[[Path, Collection[str]], Ranges]] = {
@@ -31,12 +31,12 @@ def countries(path: Path, wanted: Collection[str]) -> Ranges:
     kind = next((read for ending, read in KINDS.items() if path.name.endswith(ending)), None)
     if kind is None:
         raise DatabaseRefused(f"{path}: what it is, its ending says: {', '.join(KINDS)}")
-    found = kind(path, members(wanted))
+    found = kind(path, expand(wanted))
     if not any(ranges[4] or ranges[6] for ranges in found.values()):
         raise DatabaseRefused(f"{path}: knows no address of {', '.join(sorted(wanted))}")
     for name in wanted:
         if name not in found:  # a set
-            parts = [found[member] for member in members([name])]
+            parts = [found[member] for member in expand([name])]
             found[name] = {family: [r for part in parts for r in part[family]] for family in (4, 6)}
     missing = sorted(name for name in wanted if not found[name][4] and not found[name][6])
     if missing:

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mrvpn import patterns, precedence
+from mrvpn.countries import expand
 from mrvpn.schema.checks.near import network
-from mrvpn.schema.countries import expand
 from mrvpn.schema.model import Route
 from mrvpn.schema.source import Path_, Source
 

@@ -6,9 +6,9 @@ Knows: what a rule refers to. Must not know: which rule wins (topology).
 from __future__ import annotations
 
 from mrvpn import marks, patterns
+from mrvpn.countries import ALIASES, COUNTRIES, SETS
 from mrvpn.schema.checks.near import inside, near, network
 from mrvpn.schema.checks.tunnels import entrypoint_tunnels
-from mrvpn.schema.countries import ALIASES, COUNTRIES, SETS
 from mrvpn.schema.model import DEFAULT_EXIT, Description, Route
 from mrvpn.schema.source import Path_, Source
 

@@ -15,9 +15,9 @@ COUNTRIES = frozenset(
     """.split()  # noqa: SIM905
 )
 ALIASES = {"UK": "GB", "EL": "GR"}  # what people write, and what ISO says
-SETS = {  # a name for several countries
-    "EU": frozenset("AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK".split()),  # noqa: SIM905
-}
+_EU = "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IT LT LU LV MT NL PL PT RO SE SI SK".split()  # noqa: SIM905
+# names for several countries: europa.eu (the members of the Union, 27 since 2020-02-01), efta.int (the Economic Area)
+SETS: dict[str, frozenset[str]] = {"EU": frozenset(_EU), "EEA": frozenset([*_EU, "IS", "LI", "NO"])}
 
 
 def expand(countries: Iterable[str]) -> tuple[str, ...]:
