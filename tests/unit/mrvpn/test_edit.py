@@ -138,7 +138,11 @@ trees = st.dictionaries(names, st.dictionaries(names, leaves, min_size=1, max_si
 @given(trees, names, names, leaves, st.booleans())
 def test_any_tree_survives_a_put_and_a_drop(tree: dict, first: str, second: str, value: object, flow: bool) -> None:
     text = "# kept\n" + yaml.safe_dump({"mrvpn": tree}, default_flow_style=flow, allow_unicode=True, sort_keys=False)
-    once = edit.put(text, (first, second), value)
+    try:
+        once = edit.put(text, (first, second), value)
+    except edit.CannotEdit:
+        assert flow, "maps written in lines can always be edited"  # {a: b} with colons in its names: left to a person
+        return
     assert edit.get(once, (first, second)) == value and once.startswith("# kept\n")
     if second not in tree.get(first, {}):
         gone = edit.drop(once, (first, second))
