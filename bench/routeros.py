@@ -171,14 +171,18 @@ class Site:
 
     def stop(self) -> None:
         for process in reversed(self.started):
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
-        for process in self.started:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(20)
+            end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process and the jobs it forked."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(20)
 
 
 def memory(processes: Iterable[subprocess.Popen[bytes]]) -> float:
@@ -268,8 +272,7 @@ def _processes(site: Site, simulators: list[Simulator], authority: Authority) ->
         good = _applied(answers, simulators[:count])
         yield Figure(f"state.apply on {good} of {count} routers at once", time.monotonic() - start, "s")
     for process in running:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        end(process)
 
 
 def _delta(site: Site, simulators: list[Simulator], authority: Authority) -> Iterator[Figure]:
@@ -287,8 +290,7 @@ def _delta(site: Site, simulators: list[Simulator], authority: Authority) -> Ite
         answers = site.salt(",".join(idents), "state.apply", timeout=600)
         good = _applied(answers, simulators[:count])
         yield Figure(f"state.apply on {good} of {count} routers of a deltaproxy", time.monotonic() - start, "s")
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        end(process)
 
 
 def measure() -> Iterable[Figure]:
