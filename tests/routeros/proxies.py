@@ -55,6 +55,11 @@ class Proxy:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(20)
+        # a job puts itself into a session of its own: what still names our folder is ours
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if b"--proxyid=" in (text := line.read_bytes()) and str(self.folder).encode() in text:
+                    os.kill(int(line.parent.name), signal.SIGKILL)
 
     def memory(self) -> float:
         """MB (PSS) of the process and its children."""
