@@ -12,7 +12,7 @@ from pathlib import Path
 from salt.exceptions import CommandExecutionError
 
 REGISTRY = ".mrvpn/keys.json"  # interface -> path of its key, written by mrvpn_wireguard
-APPLIED = ".mrvpn/applied.json"
+APPLIED = ".mrvpn/view.json"
 GATEWAY = "firezone"
 HANDSHAKE = 180  # seconds: WireGuard renews a session within them, see section 6.2 of its paper
 

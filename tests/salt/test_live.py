@@ -88,7 +88,7 @@ def test_the_version_is_recorded_only_where_nothing_failed(make_caller: MakeCall
     assert [state["changes"] for state in again.values() if state["changes"]] == []
     (tmp_path / "data").mkdir(exist_ok=True)
     (tmp_path / "data" / "bad.sls").write_text("include: [mrvpn.recorded]\nbad:\n  test.fail_without_changes: []\n")
-    (tmp_path / "opt" / ".mrvpn" / "applied.json").write_text('{"version": "before"}')
+    (tmp_path / "opt" / ".mrvpn" / "view.json").write_text('{"version": "before"}')
     caller.cmd("state.apply", "bad")
     assert caller.cmd("mrvpn_live.applied", its["root"])["version"] == "before"
 

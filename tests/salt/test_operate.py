@@ -313,7 +313,7 @@ def test_a_host_that_is_away_keeps_none_back_and_catches_up(site: Site, seen: Ca
         "salt/run/*/ret", lambda data: data.get("fun") == "runner.mrvpn.host_started" and data["return"].get("runs")
     )
     assert done["return"]["runs"][0]["uk"]["result"] == "applied", done
-    version = json.loads((site.folder / "own" / "uk" / ".mrvpn" / "applied.json").read_text())["version"]
+    version = json.loads((site.folder / "own" / "uk" / ".mrvpn" / "view.json").read_text())["version"]
     assert version == site.cli("pillar.show_pillar", "minion=uk")["mrvpn"]["version"]
 
 
