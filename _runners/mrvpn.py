@@ -536,10 +536,24 @@ def _follow(found, change, wait):
             why = answer["why"] if isinstance(answer, dict) else answer or "no answer"
             raise Trouble(f"{found['done']}: all is applied, but traffic cannot flow yet: {why}", [], found)
     found["seconds"] = round(time.monotonic() - begin, 1)
+    _follow_rest(found, change, network)
     return found
 
 
-@_answers
+def _follow_rest(found, change, network):
+    """Brings the other hosts whose views changed along (the mesh they accept); traffic flows without them already."""
+    rest = [host for host in found.get("changes", {}).get("hosts", {}) if host not in change.hosts]
+    rest = [host for host in rest if host in network.hosts]
+    if not rest:
+        return
+    _say(f"bringing {', '.join(rest)} along")
+    told = _apply(rest)
+    found["hosts"] = {**found["hosts"], **told}
+    late = sorted(host for host, answer in told.items() if answer["result"] != "applied")
+    if late:
+        found["notes"] = [*found["notes"], f"not yet brought along: `salt-run mrvpn.apply hosts={','.join(late)}`"]
+
+
 @_answers
 def add_exit(
     name, host, endpoint=None, port=None, subnet=None, fallback=None, commit=True, apply=True, branch=None, test=False,

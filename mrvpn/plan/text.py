@@ -40,6 +40,8 @@ def _shown(value: Any) -> str:
         return "none"
     if isinstance(value, list):
         return "[" + ", ".join(map(_shown, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_shown(item)}" for key, item in value.items()) + "}"
     return str(value)
 
 

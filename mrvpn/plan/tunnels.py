@@ -15,8 +15,13 @@ HIDDEN = "***"
 
 
 def compare(old: Any, new: Any, path: str) -> Iterator[tuple[str, Difference]]:
-    """Yields (path, (old, new)) of what differs; maps are gone into, lists are compared as a whole."""
+    """Yields (path, (old, new)) of what differs; maps and lists of named maps are gone into, others compared whole."""
     if old == new:
+        return
+    old_named, new_named = _named(old), _named(new)
+    if old_named is not None and new_named is not None:
+        for name in sorted({*old_named, *new_named}):
+            yield from compare(old_named.get(name), new_named.get(name), f"{path}[{name}]")
         return
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
@@ -25,6 +30,16 @@ def compare(old: Any, new: Any, path: str) -> Iterator[tuple[str, Difference]]:
         yield path, (HIDDEN if old else None, HIDDEN if new else None)
     else:
         yield path, (_hide(old), _hide(new))
+
+
+def _named(value: Any) -> dict[str, Any] | None:
+    """A list of maps by what names each (service, name), or None where nothing does."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        return None
+    names = [item.get("service", item.get("name")) for item in value]
+    if None in names or len(set(names)) != len(names):
+        return None
+    return dict(zip(names, value, strict=True))
 
 
 def _hide(value: Any) -> Any:

@@ -61,7 +61,7 @@ def test_a_new_exit_recreates_nothing(network: Make) -> None:
     assert entry.containers.recreated == ()
     assert {"firezone_ipt", "firezone_frr"} <= set(entry.containers.reconfigured)
     # the mesh grew: what the others take by OSPF
-    assert set(uk.parts) == {"mesh.ipv4", "frr"}
+    assert set(uk.parts) == {"mesh.ipv4", "frr[wg_uk_frr].accept.ipv4"}
     assert [move.as_json() for move in found.moves] == [
         {"from": "_DEFAULT", "to": "wg_de", "countries": ["DE"], "prefixes": None, "addresses": None},
         {"from": "wg_uk", "to": "_DEFAULT", "countries": ["GB"], "prefixes": None, "addresses": None},
