@@ -102,6 +102,7 @@ class Daemon:
         self.filter: Filter | None = None
         self.server: VerdictServer
         self._reloading = asyncio.Lock()
+        self._tables = asyncio.Lock()
         self._dirty = False
         self.started = clock()
         self.problems: list[str] = []
@@ -235,12 +236,17 @@ class Daemon:
         except OSError as error:
             self.problems = [f"the suffix filter was not written: {error}"]
             return self._result("refused")
+        gone = settings.handed(before.settings, rules.settings)
         try:
-            prepared = await asyncio.to_thread(self.kernel.prepare, rules)
-            # from here to the batch nothing else runs: answers are judged by the new rules when the kernel has them
-            learned = self.learned.alive(self.clock())
-            self._take(rules)
-            self.kernel.commit(prepared, self._elements())
+            # while a table changes hands nobody else may put the old routes back into it
+            async with self._tables if gone else contextlib.nullcontext():
+                prepared = await asyncio.to_thread(self.kernel.prepare, rules)
+                # their tables lead elsewhere already, where no pair lets them pass: now their connections end
+                await asyncio.to_thread(_with_conntrack, lambda conntrack: conntrack.cut_marks(gone))
+                # from here to the batch nothing else runs: answers are judged by the new rules when the kernel has them
+                learned = self.learned.alive(self.clock())
+                self._take(rules)
+                self.kernel.commit(prepared, self._elements())
         except KernelProblem as error:
             # what was prepared lies where nobody looks; only chains of another form would be closed now
             self.problems = [f"the kernel refused: {error}"]
@@ -315,7 +321,7 @@ class Daemon:
 
     async def _end(self, e: Exit) -> None:
         try:
-            await asyncio.to_thread(_with_conntrack, lambda conntrack: conntrack.cut_mark(e.mark))
+            await asyncio.to_thread(_with_conntrack, lambda conntrack: conntrack.cut_marks([e.mark]))
         except KernelProblem as error:
             log.error("exit %s: its connections were not ended: %s", e.name, error)
 
@@ -432,9 +438,10 @@ class Daemon:
     async def _look(self) -> None:
         """Puts back what an interface took with it, and lets the exits' states follow."""
         try:
-            seen = await asyncio.to_thread(routes.look)
-            if changed := self.kernel.links_changed(self.rules, seen):
-                log.info("links changed: %d commands", changed)
+            async with self._tables:
+                seen = await asyncio.to_thread(routes.look)
+                if changed := self.kernel.links_changed(self.rules, seen):
+                    log.info("links changed: %d commands", changed)
         except KernelProblem as error:
             log.warning("links: %s", error)
             return

@@ -233,6 +233,12 @@ class Settings(_Model):
         return next(e for e in self.exits if e.name == name)
 
 
+def handed(before: Settings, after: Settings) -> frozenset[int]:
+    """Exit marks that mean another exit after than before, or none: what carries one must not go on by it."""
+    names = {e.mark: e.name for e in after.exits}
+    return frozenset(e.mark for e in before.exits if names.get(e.mark) != e.name)
+
+
 def parse(value: Any) -> Settings:
     """The settings in a mapping; raises Refused with every problem: of the form and of what belongs together."""
     problems: list[str] = []

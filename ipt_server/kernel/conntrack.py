@@ -6,8 +6,9 @@ Knows: the wire format of CTNETLINK (linux/netfilter/nfnetlink_conntrack.h). Mus
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from ipt_server.core.rules import Address
@@ -102,9 +103,9 @@ class Conntrack:
         """Ends the marked connections that are not wanted; returns their number."""
         return sum(self.delete(flow) for flow in list(self.flows()) if unwanted(flow))
 
-    def cut_mark(self, mark: int) -> None:
-        """Ends every connection of a mark: an exit that is down, whose NAT nobody will answer for."""
-        for family in (4, 6):
+    def cut_marks(self, marked: Iterable[int]) -> None:
+        """Ends every connection of these marks: of exits that are down, or whose mark means another exit now."""
+        for mark, family in itertools.product(marked, (4, 6)):
             self._socket.request(_SUBSYSTEM, _DELETE, _AF[family], _marked(mark, marks.MASK))
 
     def close(self) -> None:

@@ -133,16 +133,17 @@ def table_commands(s: Settings, seen: Snapshot, family: int) -> list[str]:
         floor = [r for r in routes if r.get("type") == "unreachable" and r["dst"] == "default"]
         if not floor:
             commands.append(f"route replace unreachable default metric {UNREACHABLE_METRIC} table {e.table}")
-        if serves and not own:
-            commands.append(f"route replace default dev {e.interface} metric 1 table {e.table}")
-        if not serves and own:
-            commands.append(f"route del default dev {e.interface} table {e.table}")
+        # what is another's goes first: ours has the same metric where a table changed hands, and would replace it
         for r in routes:
             if r not in own and r not in floor:
                 # told whole: `del default` alone would take the one of the smallest metric, which is ours
                 named = [f"{word} {r[word]}" for word in ("dev", "metric") if word in r]
                 commands.append(" ".join(["route del", *filter(None, [r.get("type")]), r["dst"], *named,
                                           f"table {e.table}"]))  # fmt: skip
+        if serves and not own:
+            commands.append(f"route replace default dev {e.interface} metric 1 table {e.table}")
+        if not serves and own:
+            commands.append(f"route del default dev {e.interface} table {e.table}")
     return commands
 
 

@@ -20,6 +20,7 @@ from ipt_server.core.learned import Address, Change
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import KernelProblem, routes, skeleton
 from ipt_server.kernel.netlink import ELEMENTS_A_MESSAGE, Batch, KernelRefused, Socket, interval_records
+from ipt_server.settings import handed
 
 log = logging.getLogger(__name__)
 _PROTOCOLS = {4: b"\x02", 6: b"\x0a"}  # as meta nfproto has them
@@ -161,6 +162,8 @@ class Kernel:
         batch.replace_verdicts("current", [(key, f"look_{buffer}") for key in _PROTOCOLS.values()])
         # a packet that was looked up a moment ago still finds the exit that its mark meant
         before = self._marked(self._rules, self.buffer) if self._rules and buffer != self.buffer else {}
+        gone = handed(self._rules.settings, prepared.rules.settings) if self._rules else frozenset()
+        before = {rule: mark for rule, mark in before.items() if mark not in gone}
         self._opening(batch, prepared.rules, prepared.default, buffer, before)
         self._socket.send(batch)
         self.buffer, self.default, self._rules = buffer, prepared.default, prepared.rules

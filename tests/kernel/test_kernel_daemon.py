@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,37 @@ def test_killed_in_the_middle_of_a_reload_with_traffic_running(rig: Rig, daemon:
         running.join()
     assert rig.answerers["wg_uk"].seen.total() > 90
     assert not rig.answerers["wg_us"].seen and not rig.answerers["eth0"].seen
+
+
+def test_a_mark_that_changes_hands_takes_no_live_flow_along(rig: Rig, daemon: RunningDaemon) -> None:
+    """Without a lock, an exit that goes lets those behind it move up: their marks and tables meant another before."""
+    daemon.start()
+    swapped = rig.raw(*rules())
+    uk, us = swapped["exits"][1:]
+    uk["mark"], uk["table"], us["mark"], us["table"] = us["mark"], us["table"], uk["mark"], uk["table"]
+    with rig.udp("198.51.100.40", port=4141) as s:
+        s.send(b"0")
+        assert s.recv(100) == b"wg_us 0"
+        stop = threading.Event()
+
+        def flow() -> None:
+            while not stop.is_set():
+                with contextlib.suppress(OSError):
+                    s.send(b"1")
+                time.sleep(0.0005)
+
+        thread = threading.Thread(target=flow)
+        thread.start()
+        try:
+            daemon.write(swapped)
+            assert daemon.reload()["result"] == "applied", daemon.log.read_text()[-2000:]
+            daemon.write(rig.raw(*rules()))
+            assert daemon.reload()["result"] == "applied", daemon.log.read_text()[-2000:]
+        finally:
+            stop.set()
+            thread.join()
+    assert rig.answerers["wg_uk"].seen[CLIENT[4], "198.51.100.40"] == 0
+    assert rig.exit_of("198.51.100.41") == "wg_us" and rig.exit_of(UK) == "wg_uk"
 
 
 def test_an_interface_that_vanishes_and_returns_is_served_again_at_once(rig: Rig, daemon: RunningDaemon) -> None:

@@ -68,7 +68,7 @@ def test_every_flow_of_an_exit_is_cut_and_no_other(rig: Rig) -> None:
                 s.send(b"1")
                 assert s.recv(10)
         assert list(conntrack.flows(201)) and list(conntrack.flows(202))
-        conntrack.cut_mark(201)
+        conntrack.cut_marks([201])
         until("they are gone", lambda: not list(conntrack.flows(201)))
         assert {f.family for f in conntrack.flows(202)} == {4, 6}
         conntrack.close()
