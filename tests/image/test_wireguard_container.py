@@ -163,6 +163,26 @@ def test_tunnel_comes_up_reloads_in_place_and_is_gone_after_stop(ends: tuple[End
     assert f"mrvpn_{NAME}" not in sh("ip", "netns", "exec", left.netns, "nft", "list", "tables")
 
 
+def test_a_reload_keeps_the_link_local_address_that_the_kernel_made(ends: tuple[End, End]) -> None:
+    """The gateway's interface has no other: without it OSPFv3 stops announcing the clients' prefix."""
+    left, _ = ends
+    conf = left.folder / "live/interface.conf"
+    conf.write_text(conf.read_text().replace("10.9.0.1/24", "10.9.0.1/24, fd09::1/64").replace("LinkLocal", "#"))
+    left.start()
+    until("the kernel's link-local address", lambda: bool(link_local(left)))
+    made = link_local(left)
+    assert "fe80::1/64" not in made
+    conf.write_text(conf.read_text().replace("fd09::1/64", "fd09::2/64"))
+    sh(*left.enter(str(SCRIPT), "reload"))
+    assert "fd09::1/64" not in left.ip("-6", "address", "show", "dev", NAME)
+    assert link_local(left) == made
+
+
+def link_local(end: End) -> list[str]:
+    shown = end.ip("-6", "address", "show", "dev", NAME, "scope", "link", check=False)
+    return [line.split()[1] for line in shown.splitlines() if "inet6" in line]
+
+
 def test_a_deleted_interface_ends_the_process(ends: tuple[End, End]) -> None:
     left, _ = ends
     left.start()
