@@ -6,9 +6,10 @@ counted here, on the link of the host it came from.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import maxminddb
 from lab import topology
 from lab.deadline import until
 from lab.state import REPO, RUN, Trouble, alive, sh, spawn
-from lab.topology import HOSTS
+from lab.topology import HOSTS, Host
 
 NETNS = topology.PREFIX + topology.INTERNET
 DATABASE = REPO / ".cache" / "country" / "country.mmdb"
@@ -178,6 +179,19 @@ def count_reset() -> None:
     head = [" chain pre { type filter hook prerouting priority raw;", '  iifname != "v-*" return']
     text = "\n".join([*lines, *head, *rules, " }", "}", ""])
     sh("ip", "netns", "exec", NETNS, "nft", "-f", "-", stdin=text)
+
+
+@contextlib.contextmanager
+def cut(host: Host) -> Iterator[None]:
+    """Drops all that a host sends while the body runs: its line is dead."""
+    inside = ["ip", "netns", "exec", NETNS, "nft"]
+    hook = "type filter hook prerouting priority -400;"
+    table = ["table inet cut {", "chain pre {", hook, f'iifname "v-{host.name}" drop', "}", "}", ""]
+    sh(*inside, "-f", "-", stdin="\n".join(table))
+    try:
+        yield
+    finally:
+        sh(*inside, "delete table inet cut")
 
 
 def forget_mtu() -> None:

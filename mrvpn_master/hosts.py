@@ -25,7 +25,9 @@ class Client(Protocol):
             ) -> dict[str, Any]: ...  # fmt: skip
 
 
-def ask(client: Client, hosts: Iterable[str], function: str, *arguments: Any, timeout: int = 60, **named: Any) -> Any:
+def ask(
+    client: Client, hosts: Iterable[str], function: str, /, *arguments: Any, timeout: int = 60, **named: Any
+) -> Any:
     """{host: answer} of those that answered. Targets are lists of ids from the description, never grains."""
     listed = sorted(hosts)
     if not listed:

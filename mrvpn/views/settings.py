@@ -10,7 +10,6 @@ import json
 from typing import Any
 
 from mrvpn import marks
-from mrvpn.schema.model import Exit
 from mrvpn.topology import GATEWAY_SERVICE, Network, Rule, client_subnets, collapse
 from mrvpn.views.content import content_hash
 
@@ -47,7 +46,7 @@ def _settings(network: Network, service: str) -> dict[str, Any]:
                 "ipv6": e.ipv6,
                 "fallback": list(d.exits[e.name].fallback) if e.name in d.exits else [],
                 "on_down": d.exits[e.name].on_down if e.name in d.exits else "block",
-                **_health(d.exits.get(e.name)),
+                **_health(network, e.name),
             }
             for e in network.exits
         ],
@@ -77,11 +76,27 @@ def _settings(network: Network, service: str) -> dict[str, Any]:
     return {"version": content_hash(found), **found}
 
 
-def _health(options: Exit | None) -> dict[str, Any]:
-    """What an exit is judged by, only where it is described."""
-    if options is None or options.health is None:
+def _health(network: Network, name: str) -> dict[str, Any]:
+    """What an exit is judged by: what the description says, and for one with a stand-in the far end itself.
+
+    The fastest sign of a far end's death is the host route that OSPF keeps of it (BFD). Only OSPF's form for IPv6 has
+    one: without IPv6 in the tunnel the far end is pinged.
+    """
+    options = network.description.exits.get(name)
+    if options is None:
         return {}
-    return {"health": options.health.model_dump(mode="json", exclude_unset=True)}
+    told = options.health.model_dump(mode="json", exclude_unset=True) if options.health else {}
+    if name in network.addresses and (options.fallback or options.on_down == "default") and not told:
+        told = _far_end(network, name)
+    return {"health": told} if told else {}
+
+
+def _far_end(network: Network, name: str) -> dict[str, Any]:
+    ends = network.addresses[name]
+    addresses = [a.split("/")[0] for host, own in ends.items() if host != network.description.entrypoint for a in own]
+    if len(ends) == 2 and (six := [address for address in addresses if ":" in address]):
+        return {"route": f"{six[0]}/128"}
+    return {"icmp": [address for address in addresses if ":" not in address]}
 
 
 def services(network: Network) -> dict[str, list[str]]:

@@ -219,3 +219,19 @@ def test_services(network: Make) -> None:
     assert found["gateway"]["services"] == {"firezone": ["wg-firezone", "wg_uk"]}
     assert found["recursor"][0]["interfaces"] == ["wg-firezone", "wg_uk"]
     assert found["routing"][0]["settings"]["recursor"]["interfaces"] == ["wg-firezone"]  # only ingress is redirected
+
+
+@pytest.mark.parametrize(
+    ("subnet", "health"),
+    [
+        (["10.9.20.0/24", "fd6d:7276:20::/64"], {"route": "fd6d:7276:20::1/128"}),
+        (["10.9.20.0/24"], {"icmp": ["10.9.20.1"]}),
+    ],
+)
+def test_an_exit_with_a_stand_in_is_judged_by_its_far_end(network: Make, subnet: list[str], health: object) -> None:
+    found = network({"tunnels": {"wg_uk": {"subnet": subnet}}, "exits": {"wg_uk": {"fallback": ["_DEFAULT"]}}})
+    (uk,) = [e for e in settings(found, "firezone")["exits"] if e["name"] == "wg_uk"]
+    assert uk["health"] == health
+    described = network({"exits": {"wg_uk": {"fallback": ["_DEFAULT"], "health": {"icmp": "9.9.9.9"}}}})
+    (uk,) = [e for e in settings(described, "firezone")["exits"] if e["name"] == "wg_uk"]
+    assert uk["health"] == {"icmp": ["9.9.9.9"]}

@@ -1,0 +1,106 @@
+"""What happens to a running network: an exit is taken out and brought back, a host's records are lost, an exit dies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lab import dump, hosts, internet, salt, traffic
+from lab.checks.apply import containers
+from lab.checks.destinations import countries, leaves_by
+from lab.client import GATEWAY4
+from lab.deadline import until
+from lab.internet import SITES
+from lab.topology import ENTRY, MASTER, UK, US
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600), pytest.mark.usefixtures("lab", "description")]
+FAILOVER_SEEN = 15.0  # seconds to a new connection by the fallback; what it takes is printed
+
+
+@pytest.fixture
+def description() -> Iterator[None]:
+    """The lab's description is put back, and applied, whatever a test did to it."""
+    kept = {path.name: path.read_text() for path in salt.DESCRIPTION.glob("*.yaml")}
+    try:
+        yield
+    except BaseException:
+        dump.everything()
+        raise
+    finally:
+        shutil.rmtree(salt.DESCRIPTION)
+        salt.DESCRIPTION.mkdir()
+        for name, text in kept.items():
+            (salt.DESCRIPTION / name).write_text(text)
+        salt.orchestrate("orch.keys")
+        salt.apply()
+
+
+def runner(*argv: str) -> dict[str, Any]:
+    answer = salt.run(*argv)
+    assert isinstance(answer, dict), answer
+    return answer
+
+
+def _status() -> dict[str, Any]:
+    """`mrvpn.status`, whatever its exit code: the database's age alone is a warning."""
+    text = hosts.run(MASTER, str(salt.BIN / "salt-run"), "--out=json", "mrvpn.status", check=False)
+    return dict(json.JSONDecoder().raw_decode(text, text.index("{"))[0])
+
+
+def test_an_exit_goes_and_comes_back_with_its_traffic() -> None:
+    before = containers()
+    with traffic.pinging(GATEWAY4) as near, traffic.pinging(SITES["GB"].ipv4) as far:
+        gone = runner("mrvpn.remove_exit", "us", "to=_DEFAULT")
+        assert {told["result"] for told in gone["hosts"].values()} == {"applied"}
+        assert leaves_by(ENTRY, SITES["US"]) == []
+        assert hosts.run(US, "docker", "ps", "-aq").split() == []
+        assert "wg_us" not in hosts.run(ENTRY, "docker", "exec", "firezone", "ip", "link")
+        start = time.monotonic()
+        endpoint, domain = f"endpoint={US.ipv4}", r"domain=.*\.com"
+        back = runner("mrvpn.add_exit", "us", "host=us", endpoint, domain, "net=208.80.154.0/24,2620:0:861:ed1a::/64")
+        assert back["flows"]["up"] is True
+        until("the US leaves by us", lambda: leaves_by(US, SITES["US"]) == [], 30)
+        print(f"add_exit to the first packet through it: {time.monotonic() - start:.0f} s")
+    assert (near.lost, far.lost) == (0, 0)
+    # the gateway and every other tunnel ran through all of it; the recursor's interfaces are its definition
+    kept = {name: told for name, told in before.items() if not name.endswith(("wg_us", "wg_us_frr", "firezone_pdns"))}
+    after = containers()
+    assert {name: after.get(name) for name in kept} == kept
+    status = _status()
+    assert [problem for problem in status["problems"] if "days old" not in problem] == []
+    explained = runner("mrvpn.explain", SITES["US"].ipv4)
+    assert "wg_us" in json.dumps(explained)
+
+
+def test_a_lost_record_costs_reloads_and_nothing_else() -> None:
+    before = {name: told.split()[0] for name, told in containers().items()}
+    hosts.run(ENTRY, "rm", "/opt/mrvpn/.mrvpn/applied.json")
+    with traffic.pinging(SITES["GB"].ipv4) as pings:
+        changed = salt.changes(salt.apply())
+    assert set(changed) == {ENTRY.name}
+    assert {name: told.split()[0] for name, told in containers().items()} == before and pings.lost == 0
+    countries()
+
+
+def test_an_exit_that_dies_is_stood_in_for_and_live_flows_never_change_exits() -> None:
+    (salt.DESCRIPTION / "exits.yaml").write_text("mrvpn:\n  exits:\n    wg_us: {fallback: [wg_uk]}\n")
+    salt.apply()
+    america = SITES["US"]
+    until("the US leaves by us", lambda: leaves_by(US, america) == [], 30)
+    with traffic.flowing(america.ipv4, america.ipv6) as flows:
+        internet.count_reset()
+        with internet.cut(US):
+            start = time.monotonic()
+            until("new connections leave by uk", lambda: leaves_by(UK, america) == [], FAILOVER_SEEN)
+            print(f"failover seen by a client: {time.monotonic() - start:.1f} s")
+        until("new connections leave by us again", lambda: leaves_by(US, america) == [], 60)
+        inside = internet.counted().inside
+    assert inside == {}, "packets that no NAT has seen"
+    for flow in flows:
+        assert set(flow.seen or ()) <= {US.ipv4, US.ipv6, UK.ipv4, UK.ipv6}
+    assert internet.counted().elsewhere(US.name, [america.ipv4, america.ipv6]).keys() <= {UK.name}
