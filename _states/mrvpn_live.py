@@ -17,9 +17,10 @@ def recorded(name):
     old = __salt__["mrvpn_live.applied"](root).get("version")
     if old == name:
         return ret
-    ret["changes"] = {"version": {"old": old, "new": name}}
+    # a note is no change of the host: a reload by event leaves it to the next apply, which then has nothing else to do
     if __opts__["test"]:
-        ret.update(result=None, comment="this version would be noted")
+        ret["comment"] = f"this version would be noted; before it was {old}"
         return ret
     __salt__["mrvpn_live.applied"](root, version=name)
+    ret["comment"] = f"this version is here; before it was {old}"
     return ret
