@@ -61,8 +61,9 @@ def test_an_exit_goes_and_comes_back_with_its_traffic() -> None:
         assert hosts.run(US, "docker", "ps", "-aq").split() == []
         assert "wg_us" not in hosts.run(ENTRY, "docker", "exec", "firezone", "ip", "link")
         start = time.monotonic()
-        endpoint, domain = f"endpoint={US.ipv4}", r"domain=.*\.com"
-        back = runner("mrvpn.add_exit", "us", "host=us", endpoint, domain, "net=208.80.154.0/24,2620:0:861:ed1a::/64")
+        # the rules that were moved to the default stand before the new one: its weight decides
+        rule = [r"domain=.*\.com", "net=208.80.154.0/24,2620:0:861:ed1a::/64", "weight=1"]
+        back = runner("mrvpn.add_exit", "us", "host=us", f"endpoint={US.ipv4}", *rule)
         assert back["flows"]["up"] is True
         until("the US leaves by us", lambda: leaves_by(US, SITES["US"]) == [], 30)
         print(f"add_exit to the first packet through it: {time.monotonic() - start:.0f} s")
