@@ -6,8 +6,6 @@ Knows: wg, ip, the gateway's address. Must not know: routing rules.
 from __future__ import annotations
 
 import base64
-import json
-from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -15,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from lab import hosts, topology
 from lab.deadline import until
 from lab.salt import CLIENT4, CLIENT6
-from lab.state import RUN, sh, spawn
+from lab.state import RUN, spawn
 from lab.topology import CLIENT, ENTRY
 
 INTERFACE = "wg0"
@@ -77,16 +75,3 @@ def lookup(name: str, kind: str, *, tcp: bool = False) -> list[str]:
     """The answer lines of a DNS query from the phone."""
     argv = ["dig", "+short", "+time=3", "+tries=2", *(["+tcp"] if tcp else []), f"@{GATEWAY4}", name, kind]
     return [line for line in hosts.run(CLIENT, *argv, check=False).splitlines() if line and not line.startswith(";")]
-
-
-def python(code_file: Path, *argv: str, timeout: float = 120) -> dict[str, object]:
-    """Runs one of the lab's probes in the phone and returns the JSON it prints."""
-    from lab.state import REPO
-
-    text = hosts.run(CLIENT, str(REPO / ".venv/bin/python"), str(code_file), *argv, timeout=timeout)
-    return dict(json.loads(text))
-
-
-def underlay_blocked() -> bool:
-    """Whether anything but the gateway's endpoint is reachable without the tunnel (it must not be)."""
-    return not sh("ip", "-n", CLIENT.netns, "route", "show", "default", "dev", "eth0").strip()
