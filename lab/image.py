@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lab.deadline import until
-from lab.state import CACHE, REPO, Trouble, alive, sh, spawn, stop
+from lab.state import CACHE, CGROUP, REPO, Trouble, alive, sh, spawn, stop
 
 SUITE = "trixie"
 BASE = f"debian:{SUITE}-slim"
@@ -98,7 +98,7 @@ def _builder() -> Iterator[None]:
         "builder",
         ["dockerd", "--data-root", str(CACHE / "docker"), "--exec-root", str(CACHE / "exec"), "-H", f"unix://{SOCKET}",
          "-p", str(CACHE / "dockerd.pid"), "--iptables=false", "--ip6tables=false", "--bridge=none",
-         "--cgroup-parent", "/mrvpn-lab/builder"],
+         "--cgroup-parent", f"/{CGROUP}/builder"],
     )  # fmt: skip
     try:
         until("the builder's dockerd answers", lambda: alive(pid) and _docker("version"), 30)

@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
-LAB = Path(os.environ.get("MRVPN_LAB_DIR", "/var/lib/mrvpn-lab"))
+NAME = os.environ.get("MRVPN_LAB_NAME", "lab")  # labs of several names stand beside each other
+LAB = Path(os.environ.get("MRVPN_LAB_DIR", f"/var/lib/mrvpn-{NAME}"))
 CACHE = LAB / "image"
 RUN = LAB / "run"
 LOGS = LAB / "logs"
 PROCESSES = RUN / "processes.jsonl"
-CGROUP = "mrvpn-lab"
+CGROUP = f"mrvpn-{NAME}"
 
 
 class Trouble(Exception):

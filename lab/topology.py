@@ -20,7 +20,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PREFIX = "mrvpn-lab-"
+from lab.state import NAME
+
+PREFIX = f"mrvpn-{NAME}-"
 INTERNET = "internet"
 DNS = "192.0.2.53"
 ROUTER4 = "169.254.1.1"  # the same next hop on every link: only that link knows it

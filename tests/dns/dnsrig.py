@@ -31,10 +31,11 @@ import yaml
 from dnszones import SERVER, ZONES, write
 
 from ipt_server.kernel.skeleton import untagged
+from lab import image
 from mrvpn.render import environment
 
 REPO = Path(__file__).parents[2]
-IMAGE_ROOT = os.environ.get("MRVPN_IMAGE_ROOT", "/var/lib/mrvpn-lab/image/root")
+IMAGE_ROOT = os.environ.get("MRVPN_IMAGE_ROOT", str(image.ROOT))
 NETNS = f"mrvpn-t-dns-{os.getpid()}"
 PORT, HOOK_PORT, PORTS = 5301, 5310, 16
 CLIENT = "127.0.0.1"
