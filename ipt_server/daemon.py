@@ -21,14 +21,13 @@ from typing import Any
 
 from ipt_server import inquiry, memory, settings
 from ipt_server.control.server import Control
-from ipt_server.core.answers import Answer, Judgement, judge
 from ipt_server.core.failover import exit_of, stand_in
 from ipt_server.core.health import ExitHealth
-from ipt_server.core.learned import Address, Change, Entry, Full, Learned
+from ipt_server.core.learned import Address, Entry, Learned
 from ipt_server.core.rules import RuleSet
 from ipt_server.dns.filter import Filter
 from ipt_server.dns.recursor import wipe_caches
-from ipt_server.dns.server import Refused, VerdictServer
+from ipt_server.dns.server import VerdictServer
 from ipt_server.geo import DatabaseRefused, database, refresh
 from ipt_server.geo.database import Compiled
 from ipt_server.geo.refresh import Refresher
@@ -36,16 +35,15 @@ from ipt_server.happenings import Events
 from ipt_server.health.monitor import Monitor
 from ipt_server.kernel import KernelProblem, bypass, events, routes
 from ipt_server.kernel.conntrack import Conntrack, Flow
-from ipt_server.kernel.netlink import KernelRefused
 from ipt_server.kernel.state import Kernel, Prepared, stands
 from ipt_server.lists.formats import Names
 from ipt_server.lists.keeper import Keeper
 from ipt_server.lists.subscriptions import Content, Subscriptions
 from ipt_server.metrics import Metrics
-from ipt_server.settings import Exit, RuleSetting, Settings
+from ipt_server.settings import Exit, Settings
+from ipt_server.teacher import Judged, Teacher
 
 log = logging.getLogger(__name__)
-INHERITED_MAX = 50_000
 LOOK_EVERY = 5.0  # links are looked at on every event; this is for an event that never came
 LOOK_AFTER = 0.02
 READ_EVERY = 60.0  # a tenth of a learned element's life
@@ -95,20 +93,17 @@ class Daemon:
         self.offset = time.time() - time.monotonic()
         self.kernel = Kernel()
         self.generation = 0
-        self.rules: RuleSet
-        self.learned: Learned
-        self.own: frozenset[Address] = frozenset()
-        self.inherited: dict[str, str] = {}
-        self.filter: Filter | None = None
+        self.teacher: Teacher
+        self._filter: Filter | None = None
         self.server: VerdictServer
         self._reloading = asyncio.Lock()
         self._tables = asyncio.Lock()
-        self._dirty = False
         self.started = clock()
         self.problems: list[str] = []
         self.events = Events()
         self.monitor = Monitor(clock, self._health_changed)
         self.metrics = Metrics(self)
+        self.journal = memory.Journal(paths.state / "learned.jsonl", self.offset)
         self.refresher = Refresher(paths.state, lambda: self.rules.settings, self.refreshed, self.events)
         self.lists = Subscriptions(paths.state / "lists")
         _, self.listed = self.lists.read({})
@@ -116,6 +111,11 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking = False
         self._read = clock()
+
+    @property
+    def rules(self) -> RuleSet:
+        """The rules in force."""
+        return self.teacher.rules
 
     # --- generations
 
@@ -125,20 +125,22 @@ class Daemon:
         rules = await self._compile(s)
         with contextlib.suppress(OSError):  # what cannot be written is told when it is
             self.paths.state.mkdir(parents=True, exist_ok=True)
-        self.learned = Learned(s.learned_max, s.hook.tries, s.hook.timeout_ms)
-        self.learned.replace(self._remembered().items())
-        self._take(rules)
-        kept = await asyncio.to_thread(self.kernel.apply, rules, self._elements())
+        learned = Learned(s.learned_max, s.hook.tries, s.hook.timeout_ms)
+        learned.replace(self._remembered().items())
+        observe = self.metrics.taught.observe
+        self.teacher = Teacher(rules, learned, self.kernel, self.journal, self.clock, observe)
+        self.teacher.take(rules, {})
+        kept = await asyncio.to_thread(self.kernel.apply, rules, self.teacher.elements())
         self.generation = 1
         self.monitor.watch(s)
         await self._look()
         self._switch_filter(await asyncio.to_thread(self._prepare_filter, rules))
         await self._guard()
-        self.server = VerdictServer(s.hook, self)
+        self.server = VerdictServer(s.hook, self.teacher)
         self.server.start()
         await wipe_caches(s.recursor.control)
         log.info("generation 1, version %s, %s table, %d learned", s.version, "kept" if kept else "new",
-                 len(self.learned.entries))  # fmt: skip
+                 len(learned.entries))  # fmt: skip
 
     def _remembered(self) -> dict[Address, Entry]:
         """The learned addresses of an earlier life: the kernel's with their time left, names from the file."""
@@ -150,35 +152,20 @@ class Daemon:
             filed[address] = replace(known or Entry(mark, 0, ""), mark=mark, expiry=now + left)
         return {address: entry for address, entry in filed.items() if entry.expiry > now}
 
-    def _take(self, rules: RuleSet) -> None:
-        """Makes these the rules in force, and judges every learned address again by its name."""
-        self.rules = rules
-        self.own = frozenset(ipaddress.ip_address(a) for a in rules.settings.own)
-
-        def judged(address: Address, entry: Entry) -> int | None:
-            best = next((r for r in rules.match(entry.name) if r.exit is not None), None) if entry.name else None
-            return best.mark if best is not None and rules.beats(best, address) else None
-
-        self.learned.rejudge(judged, self.clock())
-
-    def _elements(self) -> list[tuple[Address, int, float]]:
-        now = self.clock()
-        return [(address, entry.mark, entry.expiry - now) for address, entry in self.learned.alive(now)]
-
     def _prepare_filter(self, rules: RuleSet) -> Path | None:
         """The file of a filter for these rules, not yet in force; None where no recursor is. May run in a thread."""
         folder = Path(rules.settings.recursor.control)
         if not folder.is_dir():
             return None
-        self.filter = self.filter or Filter(folder)
-        return self.filter.prepare(rules.suffixes(), rules.asks_for_all)
+        self._filter = self._filter or Filter(folder)
+        return self._filter.prepare(rules.suffixes(), rules.asks_for_all)
 
     def _switch_filter(self, prepared: Path | None) -> None:
-        if prepared is None or self.filter is None:
+        if prepared is None or self._filter is None:
             return
-        self.filter.switch(prepared)
-        for name in self.inherited:
-            self.filter.add(name)
+        with self.teacher.lock:
+            self._filter.switch(prepared)
+            self.teacher.put_in_force(self._filter)
 
     def database_in_force(self) -> Path | None:
         """The country database that the rules were made of."""
@@ -230,7 +217,6 @@ class Daemon:
     async def _switch(self, rules: RuleSet) -> dict[str, Any]:
         """Makes the next generation the one in force, or leaves all as it was and says what the kernel refused."""
         before, changes = self.rules, difference(self.rules, rules)
-        learned = self.learned.alive(self.clock())
         try:
             filtered = await asyncio.to_thread(self._prepare_filter, rules)
         except OSError as error:
@@ -243,15 +229,11 @@ class Daemon:
                 prepared = await asyncio.to_thread(self.kernel.prepare, rules)
                 # their tables lead elsewhere already, where no pair lets them pass: now their connections end
                 await asyncio.to_thread(_with_conntrack, lambda conntrack: conntrack.cut_marks(gone))
-                # from here to the batch nothing else runs: answers are judged by the new rules when the kernel has them
-                learned = self.learned.alive(self.clock())
-                self._take(rules)
-                self.kernel.commit(prepared, self._elements())
+                judged = await asyncio.to_thread(self.teacher.judged, rules)
+                await asyncio.to_thread(self._commit, prepared, judged)
         except KernelProblem as error:
             # what was prepared lies where nobody looks; only chains of another form would be closed now
             self.problems = [f"the kernel refused: {error}"]
-            self.learned.replace(learned)
-            self._take(before)
             await self._anew()
             return self._result("refused")
         self.monitor.watch(rules.settings)
@@ -268,13 +250,26 @@ class Daemon:
         await asyncio.to_thread(before.release)
         return self._result("applied", changes)
 
+    def _commit(self, prepared: Prepared, judged: Judged) -> None:
+        """Changes rules, learned table and kernel over as one: meanwhile no answer is judged. Raises KernelProblem."""
+        teacher = self.teacher
+        with teacher.lock:
+            before, learned = teacher.rules, [(a, replace(e)) for a, e in teacher.alive()]
+            changes = teacher.take(prepared.rules, judged)
+            try:
+                self.kernel.commit(prepared, teacher.elements, changes)
+            except KernelProblem:
+                teacher.learned.replace(learned)
+                teacher.take(before, {})
+                raise
+
     async def _cut(self, before: RuleSet) -> int:
         """Ends the connections whose rule says so and whose exit is another one now; returns their number."""
         rules = self.rules
         if not any(rule.live == "cut" for rule in (*rules.rules, *before.rules)):
             return 0
         leads, ours = dict(exit_of(rules, self.kernel.down)), {e.mark for e in before.settings.exits}
-        learned = {address: entry.mark for address, entry in self.learned.alive(self.clock())}
+        learned = {address: entry.mark for address, entry in self.teacher.alive()}
 
         def unwanted(flow: Flow) -> bool:
             if flow.mark not in ours:
@@ -288,14 +283,12 @@ class Daemon:
 
     async def forget(self, what: Address | str | None) -> int:
         """Forgets learned addresses: all, one, or what a name taught; returns their number. Raises KernelRefused."""
-        changes = inquiry.forgetting(self, what)
-        self.kernel.learn(changes)
-        gone = {change.address for change in changes}
-        alive = self.learned.alive(self.clock())
-        self.learned.replace([(address, entry) for address, entry in alive if address not in gone])
-        self._dirty = True
+        with self.teacher.lock:
+            changes = inquiry.forgetting(self, what)
+            self.teacher.forget(changes)
+        self.journal.touch()
         await self._wipe()  # an answer that the recursor keeps would hand out what was forgotten
-        return len(gone)
+        return len(changes)
 
     # --- health
 
@@ -346,51 +339,6 @@ class Daemon:
             "changes": changes or {},
         }
 
-    # --- answers
-
-    def teach(self, answer: Answer) -> Judgement:
-        """Has an answer's addresses in the kernel before it returns the judgement; raises Refused."""
-        began = time.perf_counter()
-        judgement = judge(answer, self.rules, self.inherited, self.own)
-        now = self.clock()
-        changes: list[Change] = []
-        undo: list[tuple[Address, Entry | None]] = []
-        try:
-            for lesson in judgement.lessons:
-                entry = self.learned.snapshot(lesson.address)
-                undo.append((lesson.address, entry))
-                better = entry is None or self._better(lesson.rule, entry.mark)
-                change = self.learned.learn(
-                    lesson.address, lesson.rule.mark, better, lesson.ttl, lesson.name, now, answer.client
-                )
-                if change is not None:
-                    changes.append(change)
-            self.kernel.learn(changes)
-            if changes:
-                self.metrics.taught.observe(time.perf_counter() - began)
-        except (Full, KernelRefused) as error:
-            for address, before in reversed(undo):
-                self.learned.restore(address, before)
-            raise Refused(str(error)) from None
-        for target, source in judgement.inherit:
-            # before the answer is let go, so that the target's own question finds its way here
-            if target not in self.inherited and len(self.inherited) >= INHERITED_MAX:
-                del self.inherited[next(iter(self.inherited))]
-            self.inherited[target] = source
-            if self.filter is not None:
-                self.filter.add(target)
-        if changes:
-            self._note(changes)
-        return judgement
-
-    def _better(self, rule: RuleSetting, mark: int) -> bool:
-        """Whether a rule wins over the one whose mark an address carries."""
-        other = self.rules.by_mark.get(mark)
-        if other is None:
-            return True
-        order = self.rules.position
-        return (-rule.weight, order[rule.mark]) < (-other.weight, order[other.mark])
-
     # --- running
 
     async def run(self) -> None:
@@ -415,14 +363,14 @@ class Daemon:
                 await self._look()
                 await self._stand()
                 await self._renewed()
-                self._save()
+                await self._save()
         finally:
-            self._save()
+            self.server.stop()
+            await self._save()
             self.monitor.stop()
             for task in self._tasks:
                 task.cancel()
             await control.stop()
-            self.server.stop()
 
     def _links(self, link_events: Any) -> None:
         if events.drain(link_events) and self.generation and not self._looking:
@@ -461,14 +409,14 @@ class Daemon:
         if now - self._read < READ_EVERY:
             return
         self._read = now
-        for text, _, left in await asyncio.to_thread(self.kernel.standing_learned):
-            self.learned.outlive(ipaddress.ip_address(text), now + left)
+        self.teacher.outlive(await asyncio.to_thread(self.kernel.standing_learned))
 
     async def _anew(self) -> None:
         """Puts the rules in force into the kernel once more."""
         try:
             prepared = await asyncio.to_thread(self.kernel.prepare, self.rules)
-            self.kernel.commit(prepared, self._elements())
+            with self.teacher.lock:
+                self.kernel.commit(prepared, self.teacher.elements)
         except KernelProblem as error:
             log.error("the rules could not be put in force anew: %s", error)
             return
@@ -482,20 +430,9 @@ class Daemon:
         except KernelProblem as error:
             log.warning("the old maps were not emptied: %s", error)
 
-    def _note(self, changes: list[Change]) -> None:
-        """Writes down what was learned at once; the whole table, without what ran out, follows by the clock."""
-        self._dirty = True
-        entries = self.learned.entries
-        told = [(change.address, entries[change.address]) for change in changes if change.address in entries]
-        with contextlib.suppress(OSError):  # _save says it
-            memory.add(self.paths.state / "learned.jsonl", told, self.offset)
-
-    def _save(self) -> None:
-        if not self._dirty:
-            return
+    async def _save(self) -> None:
         try:
-            memory.save(self.paths.state / "learned.jsonl", self.learned.alive(self.clock()), self.offset)
-            self._dirty = False
+            await asyncio.to_thread(self.teacher.save)
         except OSError as error:
             log.warning("the learned table was not saved: %s", error)
 

@@ -65,16 +65,16 @@ async def live(daemon: Daemon, destination: str, client: str | None) -> dict[str
     if not isinstance(asked, str):
         return await _address(daemon, asked, client)
     found = explain.name(asked, daemon.rules)
-    inherits = daemon.inherited.get(asked)
+    inherits = daemon.teacher.inherited.get(asked)
     if inherits and not found["rule"]:
         found = explain.name(inherits, daemon.rules) | {"destination": asked, "reason": f"inherits from {inherits}"}
-    learned = [address for address, entry in daemon.learned.alive(daemon.clock()) if entry.name == asked]
+    learned = [address for address, entry in daemon.teacher.alive() if entry.name == asked]
     return found | {"addresses": [await _address(daemon, address, client) for address in learned[:20]]}
 
 
 async def _address(daemon: Daemon, address: Address, client: str | None) -> dict[str, Any]:
     rules = daemon.rules
-    entry = daemon.learned.entries.get(address)
+    entry = daemon.teacher.learned.entries.get(address)
     found = explain.address(address, rules, country(rules, address), entry)
     exits = {e.name: e for e in rules.settings.exits}
     if entry:
@@ -134,7 +134,7 @@ def learned(daemon: Daemon) -> list[dict[str, Any]]:
     return [
         {"address": str(address), "mark": entry.mark, "name": entry.name, "seconds_left": round(entry.expiry - now, 1),
          "rule": rules[entry.mark].id if entry.mark in rules else None, "conflicts": entry.conflicts}
-        for address, entry in daemon.learned.alive(now)
+        for address, entry in daemon.teacher.alive()
     ]  # fmt: skip
 
 
@@ -177,8 +177,8 @@ def status(daemon: Daemon) -> dict[str, Any]:
         "ready": True,
         "generation": daemon.generation,
         "version": s.version,
-        "learned": len(daemon.learned.entries),
-        "conflicts": daemon.learned.conflicts,
+        "learned": len(daemon.teacher.learned.entries),
+        "conflicts": daemon.teacher.learned.conflicts,
         "intervals": {f"ipv{family}": len(daemon.rules.intervals[family]) for family in (4, 6)},
         "hook": {"asked": daemon.server.asked, "malformed": daemon.server.malformed, "refused": daemon.server.refused},
         "exits": [
@@ -198,6 +198,6 @@ def forgetting(daemon: Daemon, what: Address | str | None) -> list[Change]:
     """The changes that make the kernel forget all, an address, or what a name taught."""
     return [
         Change(address, None, 0, replaces=True)
-        for address, entry in daemon.learned.alive(daemon.clock())
+        for address, entry in daemon.teacher.alive()
         if what is None or address == what or entry.name == what
     ]

@@ -13,30 +13,75 @@ import logging
 import math
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from ipt_server.core.learned import Address, Entry
 
 log = logging.getLogger(__name__)
 
 
-def save(path: Path, entries: Iterable[tuple[Address, Entry]], offset: float) -> None:
-    """Writes the entries, replacing the file at once; `offset` turns their clock into Unix time."""
-    new = path.with_suffix(".new")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with new.open("w", encoding="utf-8") as out:
-        for address, entry in entries:
-            out.write(_line(address, entry, offset))
-        out.flush()
-        os.fsync(out.fileno())
-    new.rename(path)
+class Journal:
+    """The file while the daemon lives: lines are added as addresses are learned, and now and then it is written anew.
 
+    A kill loses no line that was added. One thread at a time, but for `write`.
+    """
 
-def add(path: Path, entries: Iterable[tuple[Address, Entry]], offset: float) -> None:
-    """Adds entries to the file, as they are learned: a later line of an address counts. A kill loses none of them."""
-    text = "".join(_line(address, entry, offset) for address, entry in entries)
-    with path.open("a", encoding="utf-8") as out:
-        out.write(text)
+    def __init__(self, path: Path, offset: float) -> None:
+        """`offset` turns the entries' clock into Unix time. Nothing is opened before it is needed."""
+        self._path, self._offset = path, offset
+        self._file: int | None = None
+        self._dirty = False
+        self._late: list[str] | None = None  # lines added while the file is written anew
+
+    def add(self, entries: Iterable[tuple[Address, Entry]]) -> None:
+        """Adds entries: a later line of an address counts. What cannot be written is told by `write`."""
+        self._dirty = True
+        text = "".join(_line(address, entry, self._offset) for address, entry in entries)
+        if self._late is not None:
+            self._late.append(text)
+        with contextlib.suppress(OSError):
+            if self._file is None:
+                self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            os.write(self._file, text.encode())
+
+    def touch(self) -> None:
+        """Has the next `begin` write the file anew: what is no addition changed."""
+        self._dirty = True
+
+    def begin(self) -> bool:
+        """Whether the file must be written anew; from now on until `write` ends, additions are kept beside it."""
+        if self._dirty:
+            self._dirty, self._late = False, []
+        return self._late is not None
+
+    def write(self, entries: Iterable[tuple[Address, Entry]], lock: AbstractContextManager[Any]) -> None:
+        """Replaces the file at once; holds `lock`, which `add` is called under, only to change over. Raises OSError."""
+        new = self._path.with_suffix(".new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with new.open("w", encoding="utf-8") as out:
+                for address, entry in entries:
+                    out.write(_line(address, entry, self._offset))
+                out.flush()
+                os.fsync(out.fileno())
+                with lock:
+                    out.writelines(self._late or ())
+                    out.flush()
+                    new.rename(self._path)
+                    self.close()
+        except OSError:
+            self._dirty = True
+            raise
+        finally:
+            self._late = None
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
 
 
 def _line(address: Address, entry: Entry, offset: float) -> str:

@@ -168,18 +168,22 @@ class Learned:
             self._count(entry.client, 1)
         self._queue_anew()
 
-    def rejudge(self, judge: Callable[[Address, Entry], int | None], now: float) -> None:
-        """Gives every living entry the mark that `judge` returns, or forgets it for None: after a change of rules."""
+    def rejudge(self, judge: Callable[[Address, Entry], int | None], now: float) -> list[Change]:
+        """Gives every living entry the mark that `judge` returns, or forgets it for None: after a change of rules.
+
+        Returns what the kernel, which has the marks of before, would have to change.
+        """
         self._expire(now)
-        gone = []
+        changes = []
         for address, entry in self.entries.items():
             mark = judge(address, entry)
-            if mark is None:
-                gone.append(address)
-            else:
-                entry.mark = mark
-        for address in gone:
-            self._drop(address)
+            if mark != entry.mark:
+                changes.append(Change(address, mark, entry.expiry - now, replaces=True))
+                entry.mark = entry.mark if mark is None else mark
+        for change in changes:
+            if change.mark is None:
+                self._drop(change.address)
+        return changes
 
     def _queue_anew(self) -> None:
         self._due = [(entry.expiry, number, address) for number, (address, entry) in enumerate(self.entries.items())]

@@ -186,10 +186,14 @@ class Batch:
     def set_timed(self, name: str, family: int, elements: Sequence[tuple[int, int, float]]) -> Batch:
         """Adds (address, mark, seconds) elements to a map with timeouts; one that is there already fails the batch."""
         size = SIZE[family]
-        records = []
-        for key, mark, seconds in elements:
-            timeout = attribute(4, max(1, int(seconds * 1000)).to_bytes(8, "big"))
-            records.append(_element(_value(1, key.to_bytes(size, "big")), _value(2, _mark(mark)), timeout))
+        blank = _element(_value(1, bytes(size)), _value(2, bytes(4)), attribute(4, bytes(8)))
+        key_at = 12  # past the headers of element, key and value
+        before, between, after = blank[:key_at], blank[key_at + size :][:8], blank[-12:-8]
+        records = [
+            before + key.to_bytes(size, "big") + between + _mark(mark) + after
+            + max(1, int(seconds * 1000)).to_bytes(8, "big")
+            for key, mark, seconds in elements
+        ]  # fmt: skip
         # without EXCL an element of the same mark would be left as it is, with what is left of its life
         return self._elements(_NEWSETELEM, name, records, _F_CREATE | _F_EXCL)
 

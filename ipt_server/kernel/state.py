@@ -11,7 +11,8 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ipt_server.core.failover import exit_of
@@ -82,6 +83,7 @@ class Kernel:
         self.buffer = "a"  # the one in force
         self.default: str | None = None  # the interface of the default exit
         self._socket = Socket()
+        self._lock = threading.Lock()  # of the socket: answers are learned in a thread of their own
         self._filling = Socket()  # apart from the one that answers wait for: it is used in a thread
         self._rules: RuleSet | None = None
         self._form: str | None = None
@@ -90,7 +92,7 @@ class Kernel:
     def apply(self, rules: RuleSet, learned: Iterable[tuple[Address, int, float]]) -> bool:
         """Makes the kernel what the rules say; returns whether a standing table of the same form was kept."""
         prepared = self.prepare(rules)
-        self.commit(prepared, learned)
+        self.commit(prepared, lambda: learned)
         self.finish(prepared)
         self.open(rules)
         return prepared.kept
@@ -152,20 +154,41 @@ class Kernel:
         if count > 1:
             self._filling.send(Batch(skeleton.TABLE).replace_jumps(f"shard{family}_{buffer}", family, jumps))
 
-    def commit(self, prepared: Prepared, learned: Iterable[tuple[Address, int, float]]) -> None:
-        """Puts a prepared generation in force. `learned`: (address, mark, seconds left). Raises KernelRefused."""
+    def commit(
+        self,
+        prepared: Prepared,
+        learned: Callable[[], Iterable[tuple[Address, int, float]]],
+        changes: Sequence[Change] | None = None,
+    ) -> None:
+        """Puts a prepared generation in force. `learned`: (address, mark, seconds left). Raises KernelRefused.
+
+        `changes`: what of it differs from the generation before; where the buffer stays, the rest is left as it is.
+        """
+        if changes is not None and prepared.kept and prepared.buffer == self.buffer:
+            try:
+                self._commit(prepared, _learning(self._tagged(changes)))
+                return
+            except KernelRefused as error:
+                if not error.differs:
+                    raise
         batch, buffer = Batch(skeleton.TABLE), prepared.buffer
-        elements = [(a, skeleton.tagged(mark, buffer), seconds) for a, mark, seconds in learned]
+        elements = [(a, skeleton.tagged(mark, buffer), seconds) for a, mark, seconds in learned()]
         for family in (4, 6):
             own = [(int(a), mark, seconds) for a, mark, seconds in elements if a.version == family]
             batch.flush(f"learned{family}").set_timed(f"learned{family}", family, own)
+        self._commit(prepared, batch)
+
+    def _commit(self, prepared: Prepared, batch: Batch) -> None:
+        """Puts a batch of learned addresses in force, and with it the generation."""
+        buffer = prepared.buffer
         batch.replace_verdicts("current", [(key, f"look_{buffer}") for key in _PROTOCOLS.values()])
         # a packet that was looked up a moment ago still finds the exit that its mark meant
         before = self._marked(self._rules, self.buffer) if self._rules and buffer != self.buffer else {}
         gone = handed(self._rules.settings, prepared.rules.settings) if self._rules else frozenset()
         before = {rule: mark for rule, mark in before.items() if mark not in gone}
         self._opening(batch, prepared.rules, prepared.default, buffer, before)
-        self._socket.send(batch)
+        with self._lock:
+            self._socket.send(batch)
         self.buffer, self.default, self._rules = buffer, prepared.default, prepared.rules
         self._filled = (buffer, prepared.rules.intervals)
 
@@ -182,7 +205,8 @@ class Kernel:
 
     def open(self, rules: RuleSet) -> None:
         """Lets traffic pass by its exits: `exit_of` and `pair` in one batch. Raises KernelRefused."""
-        self._socket.send(self._opening(Batch(skeleton.TABLE), rules, self.default, self.buffer, {}))
+        with self._lock:
+            self._socket.send(self._opening(Batch(skeleton.TABLE), rules, self.default, self.buffer, {}))
 
     def _marked(self, rules: RuleSet, buffer: str) -> dict[int, int]:
         return {skeleton.tagged(mark, buffer): exit_ for mark, exit_ in exit_of(rules, self.down)}
@@ -208,8 +232,16 @@ class Kernel:
         """Puts learned addresses in force; returns when the kernel has them. Raises KernelRefused."""
         if not changes:
             return
-        if self.buffer == "b":
-            changes = [replace(c, mark=None if c.mark is None else c.mark ^ skeleton.TAG) for c in changes]
+        changes = self._tagged(changes)
+        with self._lock:
+            self._learn(changes)
+
+    def _tagged(self, changes: Sequence[Change]) -> Sequence[Change]:
+        if self.buffer != "b":
+            return changes
+        return [replace(c, mark=None if c.mark is None else c.mark ^ skeleton.TAG) for c in changes]
+
+    def _learn(self, changes: Sequence[Change]) -> None:
         try:
             (one, *more) = changes
             if not more and one.mark is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -161,7 +163,10 @@ def test_a_change_of_rules_judges_every_living_entry_again() -> None:
     for number, client in enumerate(("phone", "phone", "laptop")):
         learned.learn(ip(number), 7, True, 60, f"n{number}", 0.0, client)
     learned.replace([*learned.alive(0.0), (ip(9), Entry(7, 10.0, "past"))])
-    learned.rejudge(lambda address, entry: None if entry.name == "n1" else 8, 20.0)
+    marks = {"n0": 8, "n1": None, "n2": 7}
+    changes = learned.rejudge(lambda address, entry: marks[entry.name], 20.0)
+    assert changes == [Change(ip(0), 8, SHORTEST - 20, True), Change(ip(1), None, SHORTEST - 20, True)]
+    learned.rejudge(lambda address, entry: 8, 20.0)
     assert {a: (e.mark, e.client) for a, e in learned.entries.items()} == {ip(0): (8, "phone"), ip(2): (8, "laptop")}
     assert learned._owned == {"phone": 1, "laptop": 1}
     assert learned.alive(601.0) == []
@@ -170,9 +175,46 @@ def test_a_change_of_rules_judges_every_living_entry_again() -> None:
 def test_memory_keeps_what_it_is_given(tmp_path: Path) -> None:
     entries = {ip(1): Entry(7, 50.0, "a\\.b.ru", 0, "10.11.0.2"), ipaddress.ip_address("2a00::1"): Entry(8, 60.0, "")}
     path = tmp_path / "state" / "learned.jsonl"
-    memory.save(path, entries.items(), 1_000_000.0)
+    journal = memory.Journal(path, 1_000_000.0)
+    journal.touch()
+    assert journal.begin()
+    journal.write(entries.items(), contextlib.nullcontext())
     assert memory.load(path, 1_000_000.0) == entries
     assert memory.load(tmp_path / "nothing", 0) == {}
+
+
+def test_what_is_learned_while_the_file_is_written_anew_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "learned.jsonl"
+    journal = memory.Journal(path, 0)
+    journal.add([(ip(1), Entry(7, 50.0, "old"))])
+    assert set(memory.load(path, 0)) == {ip(1)}  # before the answer is let go: a kill forgets nothing
+    assert journal.begin()
+
+    def entries() -> Iterator[tuple[Address, Entry]]:
+        yield ip(2), Entry(7, 50.0, "kept")
+        journal.add([(ip(3), Entry(7, 50.0, "meanwhile"))])
+        assert set(memory.load(path, 0)) == {ip(1), ip(3)}
+
+    journal.write(entries(), contextlib.nullcontext())
+    assert set(memory.load(path, 0)) == {ip(2), ip(3)}
+    journal.add([(ip(4), Entry(7, 50.0, "after"))])
+    assert set(memory.load(path, 0)) == {ip(2), ip(3), ip(4)}
+    assert journal.begin()
+    journal.write([], contextlib.nullcontext())
+    assert not journal.begin()
+
+
+def test_a_file_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
+    journal = memory.Journal(tmp_path / "file" / "learned.jsonl", 0)
+    (tmp_path / "file").write_text("no folder")
+    journal.add([(ip(1), Entry(7, 50.0, "a"))])
+    assert journal.begin()
+    with pytest.raises(OSError):
+        journal.write([], contextlib.nullcontext())
+    (tmp_path / "file").unlink()
+    assert journal.begin()
+    journal.write([(ip(1), Entry(7, 50.0, "a"))], contextlib.nullcontext())
+    assert set(memory.load(tmp_path / "file" / "learned.jsonl", 0)) == {ip(1)}
 
 
 def test_memory_passes_over_what_it_cannot_read(tmp_path: Path) -> None:

@@ -1,0 +1,179 @@
+"""What an answer teaches: rules in force, learned table and kernel held together, for the thread that gives verdicts.
+
+Knows: the order of a lesson (table, kernel, journal), and the one lock between the verdicts' thread and the daemon's
+loop. Must not know: sockets of the hook, generations, files of settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from ipt_server import memory
+from ipt_server.core.answers import Answer, Judgement, judge
+from ipt_server.core.learned import Address, Change, Entry, Full, Learned
+from ipt_server.core.rules import RuleSet
+from ipt_server.dns.filter import Filter
+from ipt_server.dns.server import Refused
+from ipt_server.kernel.netlink import KernelRefused
+from ipt_server.settings import RuleSetting
+
+INHERITED_MAX = 50_000
+Judged = Mapping[Address, tuple[str, int | None]]
+
+
+class Elements(Protocol):
+    """What puts learned addresses in force: returns when the kernel has them, or raises KernelRefused."""
+
+    def learn(self, changes: Sequence[Change]) -> None: ...
+
+
+class Teacher:
+    """The rules in force and what was learned by them. `lock` is held by whoever changes either."""
+
+    def __init__(
+        self,
+        rules: RuleSet,
+        learned: Learned,
+        kernel: Elements,
+        journal: memory.Journal,
+        clock: Callable[[], float],
+        observe: Callable[[float], None],
+    ) -> None:
+        """`observe` is told the seconds from an answer to the kernel, after the answer has been let go."""
+        self.lock = threading.RLock()
+        self.learned = learned
+        self.inherited: dict[str, str] = {}
+        self.filter: Filter | None = None
+        self._kernel, self._journal, self._clock, self._observe = kernel, journal, clock, observe
+        self._took: list[float] = []
+        self.rules, self._own = rules, frozenset(map(ipaddress.ip_address, rules.settings.own))
+
+    # --- answers
+
+    def teach(self, answer: Answer) -> Judgement:
+        """Has an answer's addresses in the kernel before it returns the judgement; raises Refused."""
+        began = time.perf_counter()
+        with self.lock:
+            judgement = judge(answer, self.rules, self.inherited, self._own)
+            if judgement.lessons and self._learn(judgement, answer.client):
+                self._took.append(time.perf_counter() - began)
+            for target, source in judgement.inherit:
+                # before the answer is let go, so that the target's own question finds its way here
+                if target not in self.inherited and len(self.inherited) >= INHERITED_MAX:
+                    del self.inherited[next(iter(self.inherited))]
+                self.inherited[target] = source
+                if self.filter is not None:
+                    self.filter.add(target)
+        return judgement
+
+    def settle(self) -> None:
+        """Does what no answer has to wait for."""
+        took, self._took = self._took, []
+        for seconds in took:
+            self._observe(seconds)
+
+    def _learn(self, judgement: Judgement, client: str) -> bool:
+        """Teaches the kernel the lessons; returns whether any was new to it. All or none: raises Refused."""
+        now, learned = self._clock(), self.learned
+        changes: list[Change] = []
+        undo: list[tuple[Address, Entry | None]] = []
+        try:
+            for lesson in judgement.lessons:
+                entry = learned.snapshot(lesson.address)
+                undo.append((lesson.address, entry))
+                better = entry is None or self._better(lesson.rule, entry.mark)
+                change = learned.learn(lesson.address, lesson.rule.mark, better, lesson.ttl, lesson.name, now, client)
+                if change is not None:
+                    changes.append(change)
+            self._kernel.learn(changes)
+        except (Full, KernelRefused) as error:
+            for address, before in reversed(undo):
+                learned.restore(address, before)
+            raise Refused(str(error)) from None
+        if changes:
+            entries = learned.entries
+            self._journal.add((c.address, entries[c.address]) for c in changes if c.address in entries)
+        return bool(changes)
+
+    def _better(self, rule: RuleSetting, mark: int) -> bool:
+        """Whether a rule wins over the one whose mark an address carries."""
+        other = self.rules.by_mark.get(mark)
+        if other is None:
+            return True
+        order = self.rules.position
+        return (-rule.weight, order[rule.mark]) < (-other.weight, order[other.mark])
+
+    # --- generations
+
+    def judged(self, rules: RuleSet) -> Judged:
+        """What other rules say of every learned address: {address: (name, mark or None)}. Long: for a thread."""
+        return {address: (entry.name, _mark(rules, address, entry)) for address, entry in self.alive()}
+
+    def take(self, rules: RuleSet, judged: Judged) -> list[Change]:
+        """Makes these the rules in force and gives every learned address the mark they say; under `lock`.
+
+        `judged`: what `judged` found for these rules; what was learned since is judged here. Returns what differs.
+        """
+        self.rules, self._own = rules, frozenset(map(ipaddress.ip_address, rules.settings.own))
+
+        def mark(address: Address, entry: Entry) -> int | None:
+            name, found = judged.get(address, (None, None))
+            return found if name == entry.name else _mark(rules, address, entry)
+
+        return self.learned.rejudge(mark, self._clock())
+
+    def alive(self) -> list[tuple[Address, Entry]]:
+        """The living entries."""
+        with self.lock:
+            return self.learned.alive(self._clock())
+
+    def elements(self) -> list[tuple[Address, int, float]]:
+        """What the kernel must hold: (address, mark, seconds left)."""
+        now = self._clock()
+        return [(address, entry.mark, entry.expiry - now) for address, entry in self.alive()]
+
+    # --- the rest of a life
+
+    def forget(self, changes: Sequence[Change]) -> None:
+        """Forgets the addresses of these deletions. Raises KernelRefused; then all are kept."""
+        with self.lock:
+            self._kernel.learn(changes)
+            gone = {change.address for change in changes}
+            self.learned.replace([(a, entry) for a, entry in self.alive() if a not in gone])
+
+    def outlive(self, elements: Sequence[tuple[str, int, float]]) -> None:
+        """Takes in that connections renewed elements in the kernel: (address, mark, seconds left)."""
+        now = self._clock()
+        with self.lock:
+            for text, _, left in elements:
+                self.learned.outlive(ipaddress.ip_address(text), now + left)
+
+    def put_in_force(self, filter_: Filter) -> None:
+        """Uses a filter that was switched a moment ago: what it has not been told of is added."""
+        with self.lock:
+            self.filter = filter_
+            for name in self.inherited:
+                filter_.add(name)
+
+    def save(self) -> None:
+        """Writes the learned table whole, if anything changed since. Raises OSError."""
+        with contextlib.ExitStack() as held:
+            held.enter_context(self.lock)
+            if not self._journal.begin():
+                return
+            entries = [(address, _copy(entry)) for address, entry in self.learned.alive(self._clock())]
+        self._journal.write(entries, self.lock)
+
+
+def _copy(entry: Entry) -> Entry:
+    return Entry(entry.mark, entry.expiry, entry.name, entry.conflicts, entry.client)
+
+
+def _mark(rules: RuleSet, address: Address, entry: Entry) -> int | None:
+    best = next((r for r in rules.match(entry.name) if r.exit is not None), None) if entry.name else None
+    return best.mark if best is not None and rules.beats(best, address) else None
