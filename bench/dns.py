@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +137,8 @@ def in_process(netns: str, settings: Path, folder: Path) -> Iterator[Figure]:
 class Bench:
     """The load generator, pointed at one recursor after another; every turn asks names that nobody asked before."""
 
-    def __init__(self, tool: Path, netns: str) -> None:
-        self.tool, self.netns = tool, netns
+    def __init__(self, tool: Path, netns: str, recursors: Sequence[Any] = ()) -> None:
+        self.tool, self.netns, self._recursors = tool, netns, recursors
         self._start = 0
 
     def ask(self, port: int, count: int, rate: int, *suffixes: str, window: int = 64, start: int | None = None) -> Any:
@@ -152,6 +152,11 @@ class Bench:
         if found["failed"] > count / 100:
             raise RuntimeError(f"{found['failed']} of {count} answers failed: {where}")
         return found
+
+    def even(self) -> None:
+        """Empties every recursor's caches: one that was asked more names would pay for its larger cache."""
+        for recursor in self._recursors:
+            recursor.wipe()
 
     def turns(self, key: str, works: dict[str, Callable[[], Any]]) -> dict[str, float]:
         """The median of each work's turns, which alternate."""
@@ -196,7 +201,7 @@ def running(folder: Path) -> Iterator[tuple[Bench, Any]]:
         stack.callback(daemon.stop)
         echo = subprocess.Popen(["ip", "netns", "exec", dnsrig.NETNS, str(tool), "echo", str(FLOOR_HOOK), "16"])
         stack.callback(dnsrig.stop, echo)
-        yield Bench(tool, dnsrig.NETNS), daemon
+        yield Bench(tool, dnsrig.NETNS, (hooked, bare, floor)), daemon
 
 
 def path(folder: Path) -> Iterator[Figure]:
@@ -236,6 +241,7 @@ def latency(bench: Bench, real: int) -> Iterator[Figure]:
 
 def cold(bench: Bench, real: int) -> Iterator[Figure]:
     """Questions a second for names that no cache has."""
+    bench.even()
     found = bench.turns(
         "qps",
         {
