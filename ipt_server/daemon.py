@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 import sys
@@ -23,7 +22,7 @@ from ipt_server import inquiry, memory, settings
 from ipt_server.control.server import Control
 from ipt_server.core.failover import exit_of, stand_in
 from ipt_server.core.health import ExitHealth
-from ipt_server.core.learned import Address, Entry, Learned
+from ipt_server.core.learned import Address, ClientAddress, Entry, Key, Learned, parse_key
 from ipt_server.core.rules import RuleSet
 from ipt_server.dns.filter import Filter
 from ipt_server.dns.recursor import wipe_caches
@@ -33,7 +32,7 @@ from ipt_server.geo.database import Compiled
 from ipt_server.geo.refresh import Refresher
 from ipt_server.happenings import Events
 from ipt_server.health.monitor import Monitor
-from ipt_server.kernel import KernelProblem, bypass, events, routes
+from ipt_server.kernel import KernelProblem, bypass, events, peers, routes
 from ipt_server.kernel.conntrack import Conntrack, Flow
 from ipt_server.kernel.state import Kernel, Prepared, stands
 from ipt_server.lists.formats import Names
@@ -136,18 +135,19 @@ class Daemon:
         await self._look()
         self._switch_filter(await asyncio.to_thread(self._prepare_filter, rules))
         await self._guard()
+        await self._know()
         self.server = VerdictServer(s.hook, self.teacher)
         self.server.start()
         await wipe_caches(s.recursor.control)
         log.info("generation 1, version %s, %s table, %d learned", s.version, "kept" if kept else "new",
                  len(learned.entries))  # fmt: skip
 
-    def _remembered(self) -> dict[Address, Entry]:
+    def _remembered(self) -> dict[Key, Entry]:
         """The learned addresses of an earlier life: the kernel's with their time left, names from the file."""
         filed = memory.load(self.paths.state / "learned.jsonl", self.offset)
         now = self.clock()
         for text, mark, left in self.kernel.standing_learned():
-            address = ipaddress.ip_address(text)
+            address = parse_key(text)
             known = filed.get(address)
             filed[address] = replace(known or Entry(mark, 0, ""), mark=mark, expiry=now + left)
         return {address: entry for address, entry in filed.items() if entry.expiry > now}
@@ -270,11 +270,13 @@ class Daemon:
             return 0
         leads, ours = dict(exit_of(rules, self.kernel.down)), {e.mark for e in before.settings.exits}
         learned = {address: entry.mark for address, entry in self.teacher.alive()}
+        alone = rules.settings.learn_scope == "client"
 
         def unwanted(flow: Flow) -> bool:
             if flow.mark not in ours:
                 return False
-            mark = learned.get(flow.destination) or rules.covering(flow.destination)
+            key = ClientAddress(flow.source, flow.destination) if alone else flow.destination
+            mark = learned.get(key) or rules.covering(flow.destination)
             old = before.by_mark.get(before.covering(flow.destination), before.fallback)
             new = rules.by_mark.get(mark, rules.fallback)
             return leads.get(mark) != flow.mark and any(r is not None and r.live == "cut" for r in (new, old))
@@ -363,6 +365,7 @@ class Daemon:
                 await self._look()
                 await self._stand()
                 await self._renewed()
+                await self._know()
                 await self._save()
         finally:
             self.server.stop()
@@ -410,6 +413,11 @@ class Daemon:
             return
         self._read = now
         self.teacher.outlive(await asyncio.to_thread(self.kernel.standing_learned))
+
+    async def _know(self) -> None:
+        """Takes in which addresses are one client's, where answers count for their client alone."""
+        if self.rules.settings.learn_scope == "client":
+            self.teacher.know(await asyncio.to_thread(peers.addresses, self.rules.settings.ingress))
 
     async def _anew(self) -> None:
         """Puts the rules in force into the kernel once more."""

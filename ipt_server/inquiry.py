@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import itertools
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ipt_server.core import explain
-from ipt_server.core.learned import Address, Change, Entry
+from ipt_server.core.learned import Address, Change, ClientAddress, Entry
+from ipt_server.core.learned import destination as destination_of
 from ipt_server.core.rules import RuleSet
 from ipt_server.geo import database
 from ipt_server.kernel import bypass, inspect, routes
@@ -68,13 +70,14 @@ async def live(daemon: Daemon, destination: str, client: str | None) -> dict[str
     inherits = daemon.teacher.inherited.get(asked)
     if inherits and not found["rule"]:
         found = explain.name(inherits, daemon.rules) | {"destination": asked, "reason": f"inherits from {inherits}"}
-    learned = [address for address, entry in daemon.teacher.alive() if entry.name == asked]
-    return found | {"addresses": [await _address(daemon, address, client) for address in learned[:20]]}
+    learned = {destination_of(key): None for key, entry in daemon.teacher.alive() if entry.name == asked}
+    return found | {"addresses": [await _address(daemon, address, client) for address in list(learned)[:20]]}
 
 
 async def _address(daemon: Daemon, address: Address, client: str | None) -> dict[str, Any]:
     rules = daemon.rules
-    entry = daemon.teacher.learned.entries.get(address)
+    asking = ipaddress.ip_address(client) if client else None
+    entry = daemon.teacher.entry(address, asking)
     found = explain.address(address, rules, country(rules, address), entry)
     exits = {e.name: e for e in rules.settings.exits}
     if entry:
@@ -82,7 +85,7 @@ async def _address(daemon: Daemon, address: Address, client: str | None) -> dict
     if found["exit"]:
         e = exits[found["exit"]]
         by_mark = {other.mark: other.name for other in exits.values()}
-        kernel = await asyncio.to_thread(inspect.destination, address, rules)
+        kernel = await asyncio.to_thread(inspect.destination, address, rules, asking)
         leads = by_mark.get(kernel.get("exit_of") or 0)
         found |= {"exit_mark": e.mark, "table": e.table, "health": daemon.monitor.report(e.name), "kernel": kernel}
         if leads != e.name:
@@ -90,6 +93,9 @@ async def _address(daemon: Daemon, address: Address, client: str | None) -> dict
         route = kernel.get("route", {})
         found["next_hop"] = route.get("gateway") or route.get("dev")
     running = await asyncio.to_thread(_flows, None, str(address), client)
+    if rules.settings.learn_scope == "client":
+        keys = (key for key, _ in daemon.teacher.alive() if isinstance(key, ClientAddress) and key.address == address)
+        found["learned_by"] = [str(key.client) for key in itertools.islice(keys, FLOWS_SHOWN)]
     return found | {"connections": _named(running, daemon)[:FLOWS_SHOWN]}
 
 
@@ -132,9 +138,10 @@ def learned(daemon: Daemon) -> list[dict[str, Any]]:
     now = daemon.clock()
     rules = daemon.rules.by_mark
     return [
-        {"address": str(address), "mark": entry.mark, "name": entry.name, "seconds_left": round(entry.expiry - now, 1),
+        {"address": str(destination_of(key)), "client": str(key.client) if isinstance(key, ClientAddress) else None,
+         "mark": entry.mark, "name": entry.name, "seconds_left": round(entry.expiry - now, 1),
          "rule": rules[entry.mark].id if entry.mark in rules else None, "conflicts": entry.conflicts}
-        for address, entry in daemon.teacher.alive()
+        for key, entry in daemon.teacher.alive()
     ]  # fmt: skip
 
 
@@ -199,5 +206,5 @@ def forgetting(daemon: Daemon, what: Address | str | None) -> list[Change]:
     return [
         Change(address, None, 0, replaces=True)
         for address, entry in daemon.teacher.alive()
-        if what is None or address == what or entry.name == what
+        if what is None or destination_of(address) == what or entry.name == what
     ]

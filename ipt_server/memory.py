@@ -1,13 +1,13 @@
 """What survives a restart: names and expiries of learned addresses, in one file.
 
-Knows: the file, one JSON list a line: [address, mark, expiry (Unix seconds), name, client]. Must not know: rules, the
+Knows: the file, one JSON list a line: [address, mark, expiry (Unix seconds), name, client];
+the address of one client's is "CLIENT ADDRESS". Must not know: rules, the
 kernel.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import logging
 import math
@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ipt_server.core.learned import Address, Entry
+from ipt_server.core.learned import Entry, Key, parse_key
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Journal:
         self._dirty = False
         self._late: list[str] | None = None  # lines added while the file is written anew
 
-    def add(self, entries: Iterable[tuple[Address, Entry]]) -> None:
+    def add(self, entries: Iterable[tuple[Key, Entry]]) -> None:
         """Adds entries: a later line of an address counts. What cannot be written is told by `write`."""
         self._dirty = True
         text = "".join(_line(address, entry, self._offset) for address, entry in entries)
@@ -56,7 +56,7 @@ class Journal:
             self._dirty, self._late = False, []
         return self._late is not None
 
-    def write(self, entries: Iterable[tuple[Address, Entry]], lock: AbstractContextManager[Any]) -> None:
+    def write(self, entries: Iterable[tuple[Key, Entry]], lock: AbstractContextManager[Any]) -> None:
         """Replaces the file at once; holds `lock`, which `add` is called under, only to change over. Raises OSError."""
         new = self._path.with_suffix(".new")
         try:
@@ -84,13 +84,13 @@ class Journal:
             self._file = None
 
 
-def _line(address: Address, entry: Entry, offset: float) -> str:
+def _line(address: Key, entry: Entry, offset: float) -> str:
     return json.dumps([str(address), entry.mark, round(entry.expiry + offset, 1), entry.name, entry.client]) + "\n"
 
 
-def load(path: Path, offset: float) -> dict[Address, Entry]:
+def load(path: Path, offset: float) -> dict[Key, Entry]:
     """The entries of a file; a line that cannot be read is passed over, a missing file is empty."""
-    found: dict[Address, Entry] = {}
+    found: dict[Key, Entry] = {}
     with contextlib.suppress(FileNotFoundError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
@@ -98,7 +98,7 @@ def load(path: Path, offset: float) -> dict[Address, Entry]:
                 if not math.isfinite(expiry):
                     raise ValueError(expiry)
                 entry = Entry(int(mark), float(expiry) - offset, str(name), 0, str(*client))
-                found[ipaddress.ip_address(str(address))] = entry
+                found[parse_key(str(address))] = entry
             except (ValueError, TypeError, OverflowError, RecursionError):
                 log.warning("a line of %s was passed over", path)
     return found

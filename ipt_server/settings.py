@@ -208,7 +208,10 @@ class Bypass(_Model):
 
 
 class Settings(_Model):
-    """Everything ipt_server is told."""
+    """Everything ipt_server is told.
+
+    `clients`: the addresses of each client, for `learn_scope: client`; others are read from WireGuard where it tells.
+    """
 
     version: str
     service: str = "firezone"
@@ -224,6 +227,8 @@ class Settings(_Model):
     recursor: Recursor = Recursor()
     hook: Hook = Hook()
     hints: Literal["learn", "strip"] = "learn"
+    learn_scope: Literal["all", "client"] = "all"
+    clients: tuple[tuple[AddressText, ...], ...] = ()
     lists: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")], NameList] = {}
     bypass: Bypass = Bypass()
     learned_max: Annotated[int, Field(ge=1)] = 200_000

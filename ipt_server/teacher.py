@@ -10,12 +10,22 @@ import contextlib
 import ipaddress
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ipt_server import memory
-from ipt_server.core.answers import Answer, Judgement, judge
-from ipt_server.core.learned import Address, Change, Entry, Full, Learned
+from ipt_server.core.answers import Answer, Judgement, Lesson, judge
+from ipt_server.core.learned import (
+    Address,
+    Change,
+    ClientAddress,
+    Entry,
+    Full,
+    Key,
+    Learned,
+    destination,
+    parse_key,
+)
 from ipt_server.core.rules import RuleSet
 from ipt_server.dns.filter import Filter
 from ipt_server.dns.server import Refused
@@ -23,7 +33,7 @@ from ipt_server.kernel.netlink import KernelRefused
 from ipt_server.settings import RuleSetting
 
 INHERITED_MAX = 50_000
-Judged = Mapping[Address, tuple[str, int | None]]
+Judged = Mapping[Key, tuple[str, int | None]]
 
 
 class Elements(Protocol):
@@ -51,7 +61,10 @@ class Teacher:
         self.filter: Filter | None = None
         self._kernel, self._journal, self._clock, self._observe = kernel, journal, clock, observe
         self._took: list[float] = []
+        self._peers: Sequence[Sequence[str]] = ()
+        self._clients: dict[str, tuple[Address, ...]] = {}
         self.rules, self._own = rules, frozenset(map(ipaddress.ip_address, rules.settings.own))
+        self.know()
 
     # --- answers
 
@@ -60,8 +73,10 @@ class Teacher:
         began = time.perf_counter()
         with self.lock:
             judgement = judge(answer, self.rules, self.inherited, self._own)
-            if judgement.lessons and self._learn(judgement, answer.client):
-                self._took.append(time.perf_counter() - began)
+            if judgement.lessons:
+                judgement, lessons = self._scoped(judgement, answer.client)
+                if self._learn(lessons, answer.client):
+                    self._took.append(time.perf_counter() - began)
             for target, source in judgement.inherit:
                 # before the answer is let go, so that the target's own question finds its way here
                 if target not in self.inherited and len(self.inherited) >= INHERITED_MAX:
@@ -71,29 +86,58 @@ class Teacher:
                     self.filter.add(target)
         return judgement
 
+    def _scoped(self, judgement: Judgement, client: str) -> tuple[Judgement, list[tuple[Key, Lesson]]]:
+        """The lessons by their keys in the table. What counts for its client alone counts for all its addresses.
+
+        A client asks by one family and may be answered with the other's addresses: where its own address there is not
+        known, IPv6 addresses are withheld. Raises Refused for IPv4 ones, without which there would be no answer.
+        """
+        if self.rules.settings.learn_scope == "all":
+            return judgement, [(lesson.address, lesson) for lesson in judgement.lessons]
+        own = self._clients.get(client) or (ipaddress.ip_address(client),)
+        keyed: list[tuple[Key, Lesson]] = []
+        for lesson in judgement.lessons:
+            mine = [address for address in own if address.version == lesson.address.version]
+            if not mine and lesson.address.version == 4:
+                raise Refused(f"client {client} asked over IPv6, and no IPv4 address of it is known")
+            if not mine:
+                judgement = judgement._replace(no_ipv6=True)
+            keyed += [(ClientAddress(address, lesson.address), lesson) for address in mine]
+        return judgement, keyed
+
+    def know(self, peers: Iterable[Sequence[str]] | None = None) -> None:
+        """Takes in which addresses are one client's, beside what the settings say; None leaves what was known."""
+        if peers is not None:
+            self._peers = tuple(peers)
+        found: dict[str, tuple[Address, ...]] = {}
+        for addresses in (*self._peers, *self.rules.settings.clients):
+            own = tuple(map(ipaddress.ip_address, addresses))
+            found.update({str(address): own for address in own})
+        self._clients = found
+
     def settle(self) -> None:
         """Does what no answer has to wait for."""
         took, self._took = self._took, []
         for seconds in took:
             self._observe(seconds)
 
-    def _learn(self, judgement: Judgement, client: str) -> bool:
+    def _learn(self, lessons: Sequence[tuple[Key, Lesson]], client: str) -> bool:
         """Teaches the kernel the lessons; returns whether any was new to it. All or none: raises Refused."""
         now, learned = self._clock(), self.learned
         changes: list[Change] = []
-        undo: list[tuple[Address, Entry | None]] = []
+        undo: list[tuple[Key, Entry | None]] = []
         try:
-            for lesson in judgement.lessons:
-                entry = learned.snapshot(lesson.address)
-                undo.append((lesson.address, entry))
+            for key, lesson in lessons:
+                entry = learned.snapshot(key)
+                undo.append((key, entry))
                 better = entry is None or self._better(lesson.rule, entry.mark)
-                change = learned.learn(lesson.address, lesson.rule.mark, better, lesson.ttl, lesson.name, now, client)
+                change = learned.learn(key, lesson.rule.mark, better, lesson.ttl, lesson.name, now, client)
                 if change is not None:
                     changes.append(change)
             self._kernel.learn(changes)
         except (Full, KernelRefused) as error:
-            for address, before in reversed(undo):
-                learned.restore(address, before)
+            for key, before in reversed(undo):
+                learned.restore(key, before)
             raise Refused(str(error)) from None
         if changes:
             entries = learned.entries
@@ -120,19 +164,26 @@ class Teacher:
         `judged`: what `judged` found for these rules; what was learned since is judged here. Returns what differs.
         """
         self.rules, self._own = rules, frozenset(map(ipaddress.ip_address, rules.settings.own))
+        self.know()
 
-        def mark(address: Address, entry: Entry) -> int | None:
+        def mark(address: Key, entry: Entry) -> int | None:
             name, found = judged.get(address, (None, None))
             return found if name == entry.name else _mark(rules, address, entry)
 
         return self.learned.rejudge(mark, self._clock())
 
-    def alive(self) -> list[tuple[Address, Entry]]:
+    def entry(self, address: Address, client: Address | None) -> Entry | None:
+        """What was learned of an address; where answers count for their clients alone, by this client."""
+        if self.rules.settings.learn_scope == "all":
+            return self.learned.entries.get(address)
+        return self.learned.entries.get(ClientAddress(client, address)) if client is not None else None
+
+    def alive(self) -> list[tuple[Key, Entry]]:
         """The living entries."""
         with self.lock:
             return self.learned.alive(self._clock())
 
-    def elements(self) -> list[tuple[Address, int, float]]:
+    def elements(self) -> list[tuple[Key, int, float]]:
         """What the kernel must hold: (address, mark, seconds left)."""
         now = self._clock()
         return [(address, entry.mark, entry.expiry - now) for address, entry in self.alive()]
@@ -151,7 +202,7 @@ class Teacher:
         now = self._clock()
         with self.lock:
             for text, _, left in elements:
-                self.learned.outlive(ipaddress.ip_address(text), now + left)
+                self.learned.outlive(parse_key(text), now + left)
 
     def put_in_force(self, filter_: Filter) -> None:
         """Uses a filter that was switched a moment ago: what it has not been told of is added."""
@@ -174,6 +225,8 @@ def _copy(entry: Entry) -> Entry:
     return Entry(entry.mark, entry.expiry, entry.name, entry.conflicts, entry.client)
 
 
-def _mark(rules: RuleSet, address: Address, entry: Entry) -> int | None:
+def _mark(rules: RuleSet, key: Key, entry: Entry) -> int | None:
+    if isinstance(key, ClientAddress) != (rules.settings.learn_scope == "client"):
+        return None  # what counted for all is no one client's, and the other way round
     best = next((r for r in rules.match(entry.name) if r.exit is not None), None) if entry.name else None
-    return best.mark if best is not None and rules.beats(best, address) else None
+    return best.mark if best is not None and rules.beats(best, destination(key)) else None

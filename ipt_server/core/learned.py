@@ -14,11 +14,48 @@ import heapq
 import ipaddress
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class ClientAddress(NamedTuple):
+    """An address as one client's packets go to it: the key where an answer counts for its client alone.
+
+    Both are of one family. As a number, and in the kernel, the client stands before the address.
+    """
+
+    client: Address
+    address: Address
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return self.address.version
+
+    def __int__(self) -> int:
+        return int(self.client) << self.address.max_prefixlen | int(self.address)
+
+    def __str__(self) -> str:
+        return f"{self.client} {self.address}"
+
+
+Key = Address | ClientAddress  # of the learned table: by the description's `learn_scope`
 GRACE = 5.0
 SHORTEST = 600.0
 UDP_CONNTRACK = 120.0  # net.netfilter.nf_conntrack_udp_timeout_stream
+
+
+def destination(key: Key) -> Address:
+    """The address that packets go to."""
+    return key.address if isinstance(key, ClientAddress) else key
+
+
+def parse_key(text: str) -> Key:
+    """The key that `str` made the text of. Raises ValueError."""
+    first, *second = text.split(" ")
+    address = ipaddress.ip_address(first)
+    return ClientAddress(address, ipaddress.ip_address(" ".join(second))) if second else address
 
 
 class Full(Exception):
@@ -43,7 +80,7 @@ class Entry:
 class Change:
     """What the kernel needs: set an element (`timeout` seconds) or, with mark None, delete it."""
 
-    address: Address
+    address: Key
     mark: int | None
     timeout: float
     replaces: bool
@@ -55,10 +92,10 @@ class Learned:
     def __init__(self, limit: int, tries: int, timeout_ms: int) -> None:
         self.limit = limit
         self.patience = tries * timeout_ms / 1000 + GRACE
-        self.entries: dict[Address, Entry] = {}
+        self.entries: dict[Key, Entry] = {}
         self.conflicts = 0
         self.refused = 0
-        self._due: list[tuple[float, int, Address]] = []  # one item an entry, never later than its expiry
+        self._due: list[tuple[float, int, Key]] = []  # one item an entry, never later than its expiry
         self._sequence = 0
         self._owned: dict[str, int] = {}
 
@@ -67,7 +104,7 @@ class Learned:
         return max(ttl + self.patience, SHORTEST, 2 * UDP_CONNTRACK)
 
     def learn(
-        self, address: Address, mark: int, better: bool, ttl: float, name: str, now: float, client: str = ""
+        self, address: Key, mark: int, better: bool, ttl: float, name: str, now: float, client: str = ""
     ) -> Change | None:
         """Takes an address in; returns the change for the kernel, or None where it has what is needed. Raises Full.
 
@@ -105,7 +142,7 @@ class Learned:
                 self.refused += 1
                 raise Full(f"client {client} has had its share, {share} of {self.limit} learned addresses")
 
-    def _put(self, address: Address, entry: Entry) -> None:
+    def _put(self, address: Key, entry: Entry) -> None:
         self.entries[address] = entry
         self._count(entry.client, 1)
         self._sequence += 1
@@ -113,7 +150,7 @@ class Learned:
         if len(self._due) > 2 * len(self.entries) + 1024:  # items of entries that were taken back
             self._queue_anew()
 
-    def _drop(self, address: Address) -> None:
+    def _drop(self, address: Key) -> None:
         self._count(self.entries.pop(address).client, -1)
 
     def _count(self, client: str, change: int) -> None:
@@ -138,37 +175,37 @@ class Learned:
             else:
                 heapq.heappush(due, (entry.expiry, sequence, address))
 
-    def snapshot(self, address: Address) -> Entry | None:
+    def snapshot(self, address: Key) -> Entry | None:
         """A copy of an address's entry, for `restore`."""
         entry = self.entries.get(address)
         return None if entry is None else replace(entry)
 
-    def restore(self, address: Address, entry: Entry | None) -> None:
+    def restore(self, address: Key, entry: Entry | None) -> None:
         """Puts an address back to what `snapshot` returned: the kernel did not take the change."""
         if address in self.entries:
             self._drop(address)
         if entry is not None:
             self._put(address, replace(entry))
 
-    def outlive(self, address: Address, expiry: float) -> None:
+    def outlive(self, address: Key, expiry: float) -> None:
         """Takes in that an address's element lives until `expiry`: a connection renewed it where it stands."""
         entry = self.entries.get(address)
         if entry is not None:
             entry.expiry = max(entry.expiry, expiry)
 
-    def alive(self, now: float) -> list[tuple[Address, Entry]]:
+    def alive(self, now: float) -> list[tuple[Key, Entry]]:
         """The living entries."""
         self._expire(now)
         return list(self.entries.items())
 
-    def replace(self, entries: Iterable[tuple[Address, Entry]]) -> None:
+    def replace(self, entries: Iterable[tuple[Key, Entry]]) -> None:
         """Takes over a whole table: after a restart or a change of rules."""
         self.entries, self._owned = dict(entries), {}
         for entry in self.entries.values():
             self._count(entry.client, 1)
         self._queue_anew()
 
-    def rejudge(self, judge: Callable[[Address, Entry], int | None], now: float) -> list[Change]:
+    def rejudge(self, judge: Callable[[Key, Entry], int | None], now: float) -> list[Change]:
         """Gives every living entry the mark that `judge` returns, or forgets it for None: after a change of rules.
 
         Returns what the kernel, which has the marks of before, would have to change.

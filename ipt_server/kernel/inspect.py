@@ -17,15 +17,20 @@ from ipt_server.kernel.netlink import KernelRefused, Socket
 from mrvpn import marks
 
 
-def destination(address: Address, rules: RuleSet) -> dict[str, Any]:
-    """The elements that answer for an address, the exit mark that follows, and where a packet with it would go."""
+def destination(address: Address, rules: RuleSet, client: Address | None = None) -> dict[str, Any]:
+    """The elements that answer for an address, the exit mark that follows, and where a packet with it would go.
+
+    `client`: whose learned elements count, where they are each client's own.
+    """
     family = address.version
     key = int(address).to_bytes(4 if family == 4 else 16, "big")
     count = skeleton.shards(len(rules.intervals[family]))
     socket = Socket()
     try:
         found: dict[str, Any] = {"learned": None, "geo": None, "exit_of": None}
-        element = socket.element(f"learned{family}", key)
+        alone = rules.settings.learn_scope == "client"
+        of = client.packed if alone and client is not None and client.version == family else b""
+        element = socket.element(f"learned{family}", of + key) if bool(of) == alone else None
         if element is not None:
             found["learned"] = {"mark": skeleton.untagged(element[0]), "seconds_left": element[1]}
         buffer = (socket.jump("current", b"\x02") or "look_a").removeprefix("look_")

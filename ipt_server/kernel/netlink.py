@@ -183,9 +183,11 @@ class Batch:
                 records.append(_element(_value(1, after), _INTERVAL_END))
         return self.flush(name)._elements(_NEWSETELEM, name, records, _F_CREATE)
 
-    def set_timed(self, name: str, family: int, elements: Sequence[tuple[int, int, float]]) -> Batch:
+    def set_timed(
+        self, name: str, family: int, elements: Sequence[tuple[int, int, float]], wide: bool = False
+    ) -> Batch:
         """Adds (address, mark, seconds) elements to a map with timeouts; one that is there already fails the batch."""
-        size = SIZE[family]
+        size = SIZE[family] << wide
         blank = _element(_value(1, bytes(size)), _value(2, bytes(4)), attribute(4, bytes(8)))
         key_at = 12  # past the headers of element, key and value
         before, between, after = blank[:key_at], blank[key_at + size :][:8], blank[-12:-8]
@@ -197,9 +199,9 @@ class Batch:
         # without EXCL an element of the same mark would be left as it is, with what is left of its life
         return self._elements(_NEWSETELEM, name, records, _F_CREATE | _F_EXCL)
 
-    def delete(self, name: str, family: int, keys: Sequence[int]) -> Batch:
-        """Deletes elements; one that is not there fails the batch."""
-        records = [_element(_value(1, key.to_bytes(SIZE[family], "big"))) for key in keys]
+    def delete(self, name: str, family: int, keys: Sequence[int], wide: bool = False) -> Batch:
+        """Deletes elements; one that is not there fails the batch. `wide`: keys of two addresses."""
+        records = [_element(_value(1, key.to_bytes(SIZE[family] << wide, "big"))) for key in keys]
         return self._elements(_DELSETELEM, name, records)
 
     def data(self, before: int = 0) -> tuple[bytes, int]:
@@ -218,13 +220,13 @@ class Batch:
 class _One:
     """The bytes of a batch that sets one learned element, and the places that differ from one to the next."""
 
-    def __init__(self, family: int, replaces: bool) -> None:
-        name, size = f"learned{family}", SIZE[family]
+    def __init__(self, family: int, replaces: bool, wide: bool) -> None:
+        name, size = f"learned{family}", SIZE[family] << wide
         blank = (1 << 8 * size) - 0x0102  # a key that nothing else in the bytes looks like
         batch = Batch("mrvpn")
         if replaces:
-            batch.delete(name, family, [blank])
-        batch.set_timed(name, family, [(blank, 0, 0.0)])
+            batch.delete(name, family, [blank], wide)
+        batch.set_timed(name, family, [(blank, 0, 0.0)], wide)
         data, self.count = batch.data(_ONE_SEQUENCE)
         self.data = bytearray(data)
         key = blank.to_bytes(size, "big")
@@ -233,7 +235,12 @@ class _One:
         self.timeout = self.mark + 4 + 4
 
 
-_ONE = {(family, replaces): _One(family, replaces) for family in (4, 6) for replaces in (False, True)}
+_ONE = {
+    (family, replaces, wide): _One(family, replaces, wide)
+    for family in (4, 6)
+    for replaces in (False, True)
+    for wide in (False, True)
+}
 
 
 class Socket:
@@ -274,13 +281,13 @@ class Socket:
         if failed:
             raise KernelRefused(failed, os.strerror(failed))
 
-    def learn(self, family: int, address: int, mark: int, seconds: float, replaces: bool) -> None:
+    def learn(self, family: int, address: int, mark: int, seconds: float, replaces: bool, wide: bool = False) -> None:
         """Sets one element of `learned4` or `learned6`, as a batch would: the call that an answer waits for.
 
         Raises KernelRefused. The bytes are made once and filled in: half of what it takes is the kernel's.
         """
-        one = _ONE[family, replaces]
-        data, size = one.data, SIZE[family]
+        one = _ONE[family, replaces, wide]
+        data, size = one.data, SIZE[family] << wide
         key = address.to_bytes(size, "big")
         for place in one.keys:
             data[place : place + size] = key

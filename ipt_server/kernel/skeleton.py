@@ -144,7 +144,10 @@ def table(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
                     lines.append(f" chain {name} {{ meta mark set {_KEY[family]} daddr map @{name}; }}")
             if counts[family] > 1:
                 lines.append(f" map shard{family}_{buffer} {{ type {kind} : verdict; flags interval; }}")
-        lines.append(f" map learned{family} {{ type {kind} : mark; flags dynamic,timeout; size {2 * s.learned_max}; }}")
+        learned = f"{kind} . {kind}" if s.learn_scope == "client" else kind
+        lines.append(
+            f" map learned{family} {{ type {learned} : mark; flags dynamic,timeout; size {2 * s.learned_max}; }}"
+        )
         private = ", ".join(PRIVATE[family])
         lines.append(f" set private{family} {{ type {kind}; flags interval; elements = {{ {private} }}; }}")
     lines += [
@@ -184,6 +187,8 @@ def _look(buffer: str, counts: Mapping[int, int]) -> list[str]:
 def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
     default = s.exits[0].mark
     life = math.ceil(Learned(1, s.hook.tries, s.hook.timeout_ms).life(s.domain_route_ttl))  # no element lives longer
+    renewed = (4,) if s.learn_scope == "client" else (4, 6)
+    key = {f: f"{_KEY[f]} saddr . {_KEY[f]} daddr" if s.learn_scope == "client" else f"{_KEY[f]} daddr" for f in (4, 6)}
     hook = f"{s.hook.port}-{s.hook.port + s.hook.ports - 1}"
     return [
         # every packet of both directions carries its connection's mark; only the first one of a connection is looked up
@@ -204,9 +209,13 @@ def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
         ],
         *[f"  {_KEY[f]} daddr @own{f} meta mark set {marks.MESH:#x} goto save" for f in (4, 6)],
         *[f"  {_KEY[f]} daddr @mesh{f} meta mark set {marks.MESH:#x} goto save" for f in (4, 6)],
-        *[f"  meta mark set {_KEY[f]} daddr map @learned{f}" for f in (4, 6)],
-        # each new connection renews its address
-        *[f"  meta mark != 0 update @learned{f} {{ {_KEY[f]} daddr timeout {life}s : meta mark }}" for f in (4, 6)],
+        *[f"  meta mark set {key[f]} map @learned{f}" for f in (4, 6)],
+        # each new connection renews its address; nft has no registers for two IPv6 addresses and a mark
+        *[
+            f"  meta mark != 0 update @learned{f} {{ {key[f]} timeout {life}s : meta mark }}"
+            for f in (4, 6)
+            if f in renewed
+        ],
         # the buffer in force; none in a new table, which is closed
         "  meta mark 0 meta nfproto vmap @current",
         "  meta mark 0 counter name no_exit reject with icmpx no-route",

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from ipt_server.core.failover import exit_of
 from ipt_server.core.intervals import Intervals
-from ipt_server.core.learned import Address, Change
+from ipt_server.core.learned import Change, ClientAddress, Key
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import KernelProblem, routes, skeleton
 from ipt_server.kernel.netlink import ELEMENTS_A_MESSAGE, Batch, KernelRefused, Socket, interval_records
@@ -89,7 +89,7 @@ class Kernel:
         self._form: str | None = None
         self._filled: tuple[str, Mapping[int, Intervals]] | None = None  # a buffer and what it holds
 
-    def apply(self, rules: RuleSet, learned: Iterable[tuple[Address, int, float]]) -> bool:
+    def apply(self, rules: RuleSet, learned: Iterable[tuple[Key, int, float]]) -> bool:
         """Makes the kernel what the rules say; returns whether a standing table of the same form was kept."""
         prepared = self.prepare(rules)
         self.commit(prepared, lambda: learned)
@@ -157,7 +157,7 @@ class Kernel:
     def commit(
         self,
         prepared: Prepared,
-        learned: Callable[[], Iterable[tuple[Address, int, float]]],
+        learned: Callable[[], Iterable[tuple[Key, int, float]]],
         changes: Sequence[Change] | None = None,
     ) -> None:
         """Puts a prepared generation in force. `learned`: (address, mark, seconds left). Raises KernelRefused.
@@ -172,10 +172,11 @@ class Kernel:
                 if not error.differs:
                     raise
         batch, buffer = Batch(skeleton.TABLE), prepared.buffer
+        wide = prepared.rules.settings.learn_scope == "client"
         elements = [(a, skeleton.tagged(mark, buffer), seconds) for a, mark, seconds in learned()]
         for family in (4, 6):
             own = [(int(a), mark, seconds) for a, mark, seconds in elements if a.version == family]
-            batch.flush(f"learned{family}").set_timed(f"learned{family}", family, own)
+            batch.flush(f"learned{family}").set_timed(f"learned{family}", family, own, wide)
         self._commit(prepared, batch)
 
     def _commit(self, prepared: Prepared, batch: Batch) -> None:
@@ -245,7 +246,8 @@ class Kernel:
         try:
             (one, *more) = changes
             if not more and one.mark is not None:
-                self._socket.learn(one.address.version, int(one.address), one.mark, one.timeout, one.replaces)
+                wide = isinstance(one.address, ClientAddress)
+                self._socket.learn(one.address.version, int(one.address), one.mark, one.timeout, one.replaces, wide)
             else:
                 self._socket.send(_learning(changes))
         except KernelRefused as error:
@@ -270,7 +272,7 @@ class Kernel:
                     return
 
     def standing_learned(self) -> list[tuple[str, int, float]]:
-        """The learned elements that the kernel holds: (address, mark, seconds left)."""
+        """The learned elements that the kernel holds: (address, or "client address", mark, seconds left)."""
         found = []
         for family in (4, 6):
             done = subprocess.run(
@@ -282,9 +284,9 @@ class Kernel:
             for item in json.loads(done.stdout)["nftables"]:
                 for key, mark in item.get("map", {}).get("elem", []):
                     element = key["elem"] if isinstance(key, dict) else {"val": key}
-                    found.append(
-                        (str(element["val"]), skeleton.untagged(int(mark)), float(element.get("expires", 600)))
-                    )
+                    value = element["val"]
+                    text = " ".join(value["concat"]) if isinstance(value, dict) else str(value)
+                    found.append((text, skeleton.untagged(int(mark)), float(element.get("expires", 600))))
         return found
 
     def close(self) -> None:
@@ -325,9 +327,9 @@ def _learning(changes: Sequence[Change]) -> Batch:
     batch = Batch(skeleton.TABLE)
     for family in (4, 6):
         own = [c for c in changes if c.address.version == family]
-        name = f"learned{family}"
+        name, wide = f"learned{family}", any(isinstance(c.address, ClientAddress) for c in own)
         if old := [int(c.address) for c in own if c.replaces or c.mark is None]:
-            batch.delete(name, family, old)
+            batch.delete(name, family, old, wide)
         if new := [(int(c.address), c.mark, c.timeout) for c in own if c.mark is not None]:
-            batch.set_timed(name, family, new)
+            batch.set_timed(name, family, new, wide)
     return batch

@@ -67,7 +67,10 @@ def _settings(network: Network, service: str) -> dict[str, Any]:
         "hints": d.routing.hints,
         "learned_max": 200_000,
     }
-    # only where described: what the daemon has to fetch
+    # only where described: whose answer counts for whom, and what the daemon has to fetch
+    if d.routing.learn_scope == "client":
+        found["learn_scope"] = "client"
+        found["clients"] = [list(client.addresses) for _, client in sorted(d.clients.items())]
     if d.lists:
         found["lists"] = {name: options.model_dump(mode="json") for name, options in sorted(d.lists.items())}
     database = d.routing.country_database
