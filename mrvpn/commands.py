@@ -46,7 +46,7 @@ def view(path: Path, host: str) -> int:
     if host not in network.hosts:
         _error(f"{host} has no end of any tunnel; there are: {', '.join(sorted(network.hosts))}")
         return 1
-    found = views.masked(views.view(network, host, {}, lambda name: None))
+    found = views.masked(views.view(network, host, {}, views.unresolved))
     yaml.safe_dump(found, sys.stdout, sort_keys=False, width=120, allow_unicode=True)
     return 0
 

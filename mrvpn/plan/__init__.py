@@ -81,7 +81,7 @@ def plan(old: Network, new: Network, *, states: Path | None = None, ranges: Rang
 
 def _view(network: Network, host: str) -> dict[str, Any]:
     # a secret's name stands for it: another name is a change, and is masked before it is shown
-    return views.view(network, host, {}, lambda name: None if name == "psk_root" else f"the secret {name!r}")
+    return views.view(network, host, {}, views.unresolved)
 
 
 def _host(old: Network, new: Network, host: str, states: Path | None) -> HostPlan | None:

@@ -104,6 +104,11 @@ def view(
     return {"version": content_hash(found), **found}
 
 
+def unresolved(name: str) -> str | None:
+    """What stands for a secret where none may be read: its name. No preshared key is made of it."""
+    return None if name == "psk_root" else f"the secret {name!r}"
+
+
 def masked(found: Any) -> Any:
     """A view (or a part of one) fit to be shown: every secret replaced by stars."""
     if isinstance(found, Mapping):

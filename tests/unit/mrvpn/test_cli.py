@@ -71,6 +71,13 @@ def test_view(capsys: pytest.CaptureFixture[str]) -> None:
     assert yaml.safe_load(capsys.readouterr().out)["tunnels"]["wg_uk"]["listen_port"] == 55824
 
 
+def test_view_of_a_gateway_whose_secrets_are_the_masters(capsys: pytest.CaptureFixture[str]) -> None:
+    firezone = REPO / "tests" / "golden" / "descriptions" / "firezone"
+    assert main(["view", str(firezone), "--host", "entry"]) == 0
+    said = capsys.readouterr().out
+    assert "client_secret: '***'" in said and "oidc_google" not in said
+
+
 def test_view_of_nobody(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["view", str(GOOD), "--host", "uc"]) == 1
     assert "there are: entry, office, uk, us" in capsys.readouterr().err
