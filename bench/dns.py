@@ -137,7 +137,7 @@ def in_process(netns: str, settings: Path, folder: Path) -> Iterator[Figure]:
 class Bench:
     """The load generator, pointed at one recursor after another; every turn asks names that nobody asked before."""
 
-    def __init__(self, tool: Path, netns: str, recursors: Sequence[Any] = ()) -> None:
+    def __init__(self, tool: Path, netns: str, recursors: Sequence[Any]) -> None:
         self.tool, self.netns, self._recursors = tool, netns, recursors
         self._start = 0
 

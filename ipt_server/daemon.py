@@ -163,9 +163,7 @@ class Daemon:
     def _switch_filter(self, prepared: Path | None) -> None:
         if prepared is None or self._filter is None:
             return
-        with self.teacher.lock:
-            self._filter.switch(prepared)
-            self.teacher.put_in_force(self._filter)
+        self.teacher.switch_filter(self._filter, prepared)
 
     def database_in_force(self) -> Path | None:
         """The country database that the rules were made of."""
@@ -254,7 +252,7 @@ class Daemon:
         """Changes rules, learned table and kernel over as one: meanwhile no answer is judged. Raises KernelProblem."""
         teacher = self.teacher
         with teacher.lock:
-            before, learned = teacher.rules, [(a, replace(e)) for a, e in teacher.alive()]
+            before, learned = teacher.rules, teacher.alive()
             changes = teacher.take(prepared.rules, judged)
             try:
                 self.kernel.commit(prepared, teacher.elements, changes)
@@ -288,7 +286,6 @@ class Daemon:
         with self.teacher.lock:
             changes = inquiry.forgetting(self, what)
             self.teacher.forget(changes)
-        self.journal.touch()
         await self._wipe()  # an answer that the recursor keeps would hand out what was forgotten
         return len(changes)
 
@@ -296,11 +293,13 @@ class Daemon:
 
     def _health_changed(self, e: Exit, state: ExitHealth) -> None:
         """Changes which exit new connections take; those of a dead exit end: nobody will answer for their NAT."""
-        self.kernel.down = self.monitor.down()
-        instead = stand_in(e, self.kernel.down, self.rules.settings)
+        down = self.monitor.down()
+        instead = stand_in(e, down, self.rules.settings)
         log.warning("exit %s is %s%s", e.name, "up" if state.up else "down", f": {state.reason}" * bool(state.reason))
         try:
-            self.kernel.open(self.rules)
+            with self.teacher.lock:
+                self.kernel.down = down
+                self.kernel.open(self.rules)
         except KernelProblem as error:
             self.problems = [f"exit {e.name}: the kernel refused: {error}"]
             log.error("exit %s: %s", e.name, error)
@@ -391,7 +390,9 @@ class Daemon:
         try:
             async with self._tables:
                 seen = await asyncio.to_thread(routes.look)
-                if changed := self.kernel.links_changed(self.rules, seen):
+                with self.teacher.lock:
+                    changed = self.kernel.links_changed(self.rules, seen)
+                if changed:
                     log.info("links changed: %d commands", changed)
         except KernelProblem as error:
             log.warning("links: %s", error)
@@ -434,7 +435,8 @@ class Daemon:
         """Clears what the generation before left; where that fails the next one does it."""
         try:
             await asyncio.to_thread(self.kernel.finish, prepared)
-            self.kernel.open(self.rules)
+            with self.teacher.lock:
+                self.kernel.open(self.rules)
         except KernelProblem as error:
             log.warning("the old maps were not emptied: %s", error)
 

@@ -52,9 +52,10 @@ class Journal:
 
     def begin(self) -> bool:
         """Whether the file must be written anew; from now on until `write` ends, additions are kept beside it."""
-        if self._dirty:
-            self._dirty, self._late = False, []
-        return self._late is not None
+        if not self._dirty:
+            return False
+        self._dirty, self._late = False, []
+        return True
 
     def write(self, entries: Iterable[tuple[Key, Entry]], lock: AbstractContextManager[Any]) -> None:
         """Replaces the file at once; holds `lock`, which `add` is called under, only to change over. Raises OSError."""

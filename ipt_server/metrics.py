@@ -51,12 +51,11 @@ class Metrics:
         yield _gauge("mrvpn_generation", "Number of the rules in force.", d.generation)
         yield _gauge("mrvpn_ready", "1 while rules are in force and none of the last reload's problems stands.",
                      int(bool(d.generation and not d.problems)))  # fmt: skip
-        yield _gauge("mrvpn_learned_addresses", "Learned addresses alive.", len(d.teacher.learned.entries))
-        yield _gauge("mrvpn_learned_limit", "The most learned addresses there may be.", d.teacher.learned.limit)
-        yield _count(
-            "mrvpn_learned_conflicts", "Answers with an address that another rule holds.", d.teacher.learned.conflicts
-        )
-        yield _count("mrvpn_learned_refused", "Answers refused because the table was full.", d.teacher.learned.refused)
+        learned = d.teacher.learned
+        yield _gauge("mrvpn_learned_addresses", "Learned addresses alive.", len(learned.entries))
+        yield _gauge("mrvpn_learned_limit", "The most learned addresses there may be.", learned.limit)
+        yield _count("mrvpn_learned_conflicts", "Answers with an address that another rule holds.", learned.conflicts)
+        yield _count("mrvpn_learned_refused", "Answers refused because the table was full.", learned.refused)
         yield _count("mrvpn_answers", "Answers that the hook asked about.", d.server.asked)
         yield _count("mrvpn_answers_refused", "Answers that failed by policy.", d.server.refused)
         yield _count("mrvpn_datagrams_malformed", "Datagrams that were none of the hook's.", d.server.malformed)

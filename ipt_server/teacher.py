@@ -6,11 +6,11 @@ loop. Must not know: sockets of the hook, generations, files of settings.
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from ipt_server import memory
@@ -43,7 +43,10 @@ class Elements(Protocol):
 
 
 class Teacher:
-    """The rules in force and what was learned by them. `lock` is held by whoever changes either."""
+    """The rules in force and what was learned by them.
+
+    `lock` is held by whoever changes either, or what the kernel has of them: a packet's way follows from both.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,9 @@ class Teacher:
         self._took: list[float] = []
         self._peers: Sequence[Sequence[str]] = ()
         self._clients: dict[str, tuple[Address, ...]] = {}
+        self._use(rules)
+
+    def _use(self, rules: RuleSet) -> None:
         self.rules, self._own = rules, frozenset(map(ipaddress.ip_address, rules.settings.own))
         self.know()
 
@@ -163,8 +169,7 @@ class Teacher:
 
         `judged`: what `judged` found for these rules; what was learned since is judged here. Returns what differs.
         """
-        self.rules, self._own = rules, frozenset(map(ipaddress.ip_address, rules.settings.own))
-        self.know()
+        self._use(rules)
 
         def mark(address: Key, entry: Entry) -> int | None:
             name, found = judged.get(address, (None, None))
@@ -196,6 +201,7 @@ class Teacher:
             self._kernel.learn(changes)
             gone = {change.address for change in changes}
             self.learned.replace([(a, entry) for a, entry in self.alive() if a not in gone])
+            self._journal.touch()
 
     def outlive(self, elements: Sequence[tuple[str, int, float]]) -> None:
         """Takes in that connections renewed elements in the kernel: (address, mark, seconds left)."""
@@ -204,25 +210,22 @@ class Teacher:
             for text, _, left in elements:
                 self.learned.outlive(parse_key(text), now + left)
 
-    def put_in_force(self, filter_: Filter) -> None:
-        """Uses a filter that was switched a moment ago: what it has not been told of is added."""
+    def switch_filter(self, filter_: Filter, prepared: Path) -> None:
+        """Puts a prepared filter in force, with the names that inherit a rule."""
         with self.lock:
+            filter_.switch(prepared)
             self.filter = filter_
             for name in self.inherited:
                 filter_.add(name)
 
     def save(self) -> None:
         """Writes the learned table whole, if anything changed since. Raises OSError."""
-        with contextlib.ExitStack() as held:
-            held.enter_context(self.lock)
+        with self.lock:
             if not self._journal.begin():
                 return
-            entries = [(address, _copy(entry)) for address, entry in self.learned.alive(self._clock())]
+            entries = self.alive()
+        # an entry that is changed from here on is added again by whoever taught it
         self._journal.write(entries, self.lock)
-
-
-def _copy(entry: Entry) -> Entry:
-    return Entry(entry.mark, entry.expiry, entry.name, entry.conflicts, entry.client)
 
 
 def _mark(rules: RuleSet, key: Key, entry: Entry) -> int | None:

@@ -211,11 +211,7 @@ def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
         *[f"  {_KEY[f]} daddr @mesh{f} meta mark set {marks.MESH:#x} goto save" for f in (4, 6)],
         *[f"  meta mark set {key[f]} map @learned{f}" for f in (4, 6)],
         # each new connection renews its address; nft has no registers for two IPv6 addresses and a mark
-        *[
-            f"  meta mark != 0 update @learned{f} {{ {key[f]} timeout {life}s : meta mark }}"
-            for f in (4, 6)
-            if f in renewed
-        ],
+        *[f"  meta mark != 0 update @learned{f} {{ {key[f]} timeout {life}s : meta mark }}" for f in renewed],
         # the buffer in force; none in a new table, which is closed
         "  meta mark 0 meta nfproto vmap @current",
         "  meta mark 0 counter name no_exit reject with icmpx no-route",

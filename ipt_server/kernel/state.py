@@ -11,7 +11,6 @@ import json
 import logging
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -75,7 +74,8 @@ class Kernel:
 
     A generation's interval maps are filled in the buffer that nobody looks into, then one batch of hash maps
     (`current`, `exit_of`, `pair`, learned addresses) puts all in force: a packet is judged by one generation or by the
-    other, never by both, and what fails before that batch has changed nothing.
+    other, never by both, and what fails before that batch has changed nothing. `commit`, `open`, `links_changed` and
+    `learn` are for one thread at a time; `prepare` and `finish` may run beside them.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,6 @@ class Kernel:
         self.buffer = "a"  # the one in force
         self.default: str | None = None  # the interface of the default exit
         self._socket = Socket()
-        self._lock = threading.Lock()  # of the socket: answers are learned in a thread of their own
         self._filling = Socket()  # apart from the one that answers wait for: it is used in a thread
         self._rules: RuleSet | None = None
         self._form: str | None = None
@@ -188,8 +187,7 @@ class Kernel:
         gone = handed(self._rules.settings, prepared.rules.settings) if self._rules else frozenset()
         before = {rule: mark for rule, mark in before.items() if mark not in gone}
         self._opening(batch, prepared.rules, prepared.default, buffer, before)
-        with self._lock:
-            self._socket.send(batch)
+        self._socket.send(batch)
         self.buffer, self.default, self._rules = buffer, prepared.default, prepared.rules
         self._filled = (buffer, prepared.rules.intervals)
 
@@ -206,8 +204,7 @@ class Kernel:
 
     def open(self, rules: RuleSet) -> None:
         """Lets traffic pass by its exits: `exit_of` and `pair` in one batch. Raises KernelRefused."""
-        with self._lock:
-            self._socket.send(self._opening(Batch(skeleton.TABLE), rules, self.default, self.buffer, {}))
+        self._socket.send(self._opening(Batch(skeleton.TABLE), rules, self.default, self.buffer, {}))
 
     def _marked(self, rules: RuleSet, buffer: str) -> dict[int, int]:
         return {skeleton.tagged(mark, buffer): exit_ for mark, exit_ in exit_of(rules, self.down)}
@@ -234,15 +231,6 @@ class Kernel:
         if not changes:
             return
         changes = self._tagged(changes)
-        with self._lock:
-            self._learn(changes)
-
-    def _tagged(self, changes: Sequence[Change]) -> Sequence[Change]:
-        if self.buffer != "b":
-            return changes
-        return [replace(c, mark=None if c.mark is None else c.mark ^ skeleton.TAG) for c in changes]
-
-    def _learn(self, changes: Sequence[Change]) -> None:
         try:
             (one, *more) = changes
             if not more and one.mark is not None:
@@ -256,6 +244,12 @@ class Kernel:
             # the kernel's elements are not what the table thought (one ran out, one was restored): each for itself
             for change in changes:
                 self._learn_one(change)
+
+    def _tagged(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """The changes with their marks as the buffer in force has them."""
+        if self.buffer != "b":
+            return changes
+        return [replace(c, mark=None if c.mark is None else c.mark ^ skeleton.TAG) for c in changes]
 
     def _learn_one(self, change: Change) -> None:
         """Makes one element what the change says, whether it is there or not."""
