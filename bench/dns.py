@@ -173,7 +173,9 @@ def running(folder: Path) -> Iterator[tuple[Bench, Any]]:
     import dnsrig
 
     from ipt_server.dns.filter import Filter
+    from lab import image
 
+    image.ensure()  # the recursor is the image's
     tool = folder / "dns_load"
     subprocess.run(["cc", "-O2", "-o", str(tool), str(Path(__file__).parent / "dns_load.c")], check=True)
     zones = {
