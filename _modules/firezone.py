@@ -38,6 +38,7 @@ CREDENTIALS = {
 JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")
 TOKENS = 25  # per user; Firezone never shows one again
 PROVIDERS = "openid_connect_providers"
+HIDDEN = "***"
 
 
 class _Refused(CommandExecutionError):
@@ -308,7 +309,7 @@ def _providers_diff(have, merged):
     return told
 
 
-def _configuration(values, api, folder):
+def _configuration(values, api, folder, secret_keys):
     """(what to send, what to tell) so that Firezone's configuration says what ``values`` do."""
     have = _call(api, folder, "GET", "configuration")
     send, told = {}, {}
@@ -319,7 +320,8 @@ def _configuration(values, api, folder):
         )
     for key, value in values.items():
         if key != PROVIDERS and have[key] != value:
-            send[key], told[key] = value, {"old": have[key], "new": value}
+            send[key] = value
+            told[key] = {"old": HIDDEN, "new": HIDDEN} if key in secret_keys else {"old": have[key], "new": value}
     merged = _merged(have[PROVIDERS], values.get(PROVIDERS, []), _owned(folder))
     providers = _providers_diff(have[PROVIDERS], merged)
     if providers:
@@ -327,9 +329,12 @@ def _configuration(values, api, folder):
     return send, told
 
 
-def configuration_todo(values, api=API, folder=FOLDER):
+def configuration_todo(values, api=API, folder=FOLDER, secret_keys=()):
     """
     What differs in Firezone's configuration from these values, no secret among it; other keys are nobody's business.
+
+    secret_keys
+        keys of ``values`` that hold a secret, of whose values nothing is told.
 
     CLI Example:
 
@@ -337,10 +342,10 @@ def configuration_todo(values, api=API, folder=FOLDER):
 
         salt entry firezone.configuration_todo '{"local_auth_enabled": true}'
     """
-    return _configuration(values, api, folder)[1]
+    return _configuration(values, api, folder, secret_keys)[1]
 
 
-def configure(values, api=API, folder=FOLDER):
+def configure(values, api=API, folder=FOLDER, secret_keys=()):
     """
     Changes Firezone's configuration to these values, and returns what was changed in the shape of
     ``configuration_todo``.
@@ -351,7 +356,7 @@ def configure(values, api=API, folder=FOLDER):
 
         salt entry firezone.configure '{"local_auth_enabled": true}'
     """
-    send, told = _configuration(values, api, folder)
+    send, told = _configuration(values, api, folder, secret_keys)
     if send:
         _call(api, folder, "PATCH", "configuration", {"configuration": send})
     ours = sorted(provider["id"] for provider in values.get(PROVIDERS, []))

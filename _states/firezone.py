@@ -82,21 +82,23 @@ def _answers(where):
     return True
 
 
-def configuration(name, values=None, api=None, folder=None):
+def configuration(name, values=None, api=None, folder=None, secret_keys=()):
     """
     Has Firezone's configuration say what the description does; keys that it does not name stay as they are.
 
     values
         ``{key: value}`` as the API has them; the view's by default. Providers that others added stay.
+    secret_keys
+        keys of ``values`` that hold a secret: that they change is told, their values are not.
     """
     fz, where = _view() if values is None or not (api and folder) else (None, {"api": api, "folder": folder})
-    wanted = fz["configuration"] if values is None else values
+    wanted, hidden = (fz["configuration"], fz["secret_keys"]) if values is None else (values, secret_keys)
     if __opts__["test"] and not _answers(where):
         return _result(name, "would be compared once Firezone runs", {"configuration": sorted(wanted)}, result=None)
     return _done(
         name,
-        lambda: __salt__["firezone.configuration_todo"](wanted, **where),
-        lambda: __salt__["firezone.configure"](wanted, **where),
+        lambda: __salt__["firezone.configuration_todo"](wanted, secret_keys=hidden, **where),
+        lambda: __salt__["firezone.configure"](wanted, secret_keys=hidden, **where),
         "as described",
         "would be changed",
         "changed",

@@ -13,7 +13,7 @@ Severity = Literal["error", "warning"]
 
 # what each code says; docs and tests go through all of them
 CODES = {
-    "address-outside": "a pinned address that the tunnel's subnet has not",
+    "address-outside": "a pinned address that its subnet has not",
     "address-twice": "one address for two",
     "alias": "a YAML alias",
     "allowed-inside": "a prefix of one peer within another peer's",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,11 +125,11 @@ class _Importer:
         new = set(Description.model_fields) - known
         for key in sorted(tree.keys() - known - new, key=str):
             self._note(f"{key}: is no key of MRVPN2: left out")
-        tunnels = self._tunnels(tree["tunnels"])
         entry = self._plain(tree.get("entrypoint"), "entrypoint")
         network = {"entrypoint": entry} if entry is not None else {}
         root = self._plain(tree.get("mrvpn_root"), "mrvpn_root")
-        network |= {"mrvpn_root": root} if root not in (None, "/opt/mrvpn") else {}
+        tunnels = self._tunnels(tree["tunnels"], str(root or Description.model_fields["mrvpn_root"].default))
+        network |= {"mrvpn_root": root} if root not in (None, Description.model_fields["mrvpn_root"].default) else {}
         network |= {key: self._clean(tree[key], key) for key in sorted(new & tree.keys()) if key != "hosts"}
         hosts = self._hosts(tunnels, self._map(tree.get("hosts"), "hosts"), str(entry))
         if hosts:
@@ -195,7 +195,7 @@ class _Importer:
             self._out.secrets[name] = str(value)
         return {"secret": name}
 
-    def _tunnels(self, tunnels: dict[str, Any]) -> dict[str, Any]:
+    def _tunnels(self, tunnels: dict[str, Any], root: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, tunnel in tunnels.items():
             tunnel = self._map(tunnel, f"tunnels.{name}")
@@ -205,18 +205,18 @@ class _Importer:
             rest = {k: v for k, v in tunnel.items() if k not in ends and k != "hosts"}
             found[str(name)] = {
                 **self._clean(rest, f"tunnels.{name}"),
-                "hosts": {str(host): self._end(str(name), str(host), end) for host, end in ends.items()},
+                "hosts": {str(host): self._end(str(name), str(host), end, root) for host, end in ends.items()},
             }
         return found
 
-    def _end(self, tunnel: str, host: str, end: Any) -> dict[str, Any]:
+    def _end(self, tunnel: str, host: str, end: Any, root: str) -> dict[str, Any]:
         path = f"tunnels.{tunnel}.hosts.{host}"
         end = dict(self._map(end, path))
         if end.pop("private", None) is not None:
-            key = f"/opt/mrvpn/wg_tunnels/{tunnel}/private.key"
-            self._note(
-                f"{path}.private: is not copied: write the key into {key} on {host} (0600), or a new one is made there"
-            )
+            keep = f"write the key into {root.rstrip('/')}/wg_tunnels/{tunnel}/private.key on {host} (0600)"
+            if self._is_router(host, [end]):
+                keep = f"the router keeps the one it has; else /interface/wireguard/set {tunnel} private-key=... there"
+            self._note(f"{path}.private: is not copied: {keep}, or a new one is made there")
         psk = self._secret(end.pop("psk", None), f"psk_{tunnel}_{host}", f"{path}.psk")
         if end.get("compose_service") and end.pop("autostart", None):
             self._note(f"{path}.autostart: is left out beside compose_service, whose stack starts it")
@@ -242,13 +242,10 @@ class _Importer:
                 options.setdefault("endpoint", str(address))
             if bare and "endpoint" not in options:
                 self._note(f"hosts.{host}.endpoint: is not known, and {', '.join(bare)} listen there: write it")
-            if str(variables.get("ansible_network_os", "")) == ROUTEROS:
+            if self._is_router(host, ends.values()):
                 options.setdefault("os", "routeros")
-            elif not self._inventory and any(
-                end.get("mikrotik_cleanup") or end.get("mikrotik_deploy") for end in ends.values()
-            ):
-                options.setdefault("os", "routeros")
-                self._note(f"hosts.{host}.os: is taken for routeros, as it has RouterOS commands")
+                if not self._inventory:
+                    self._note(f"hosts.{host}.os: is taken for routeros, as it has RouterOS commands")
             if (
                 options.get("os") == "routeros"
                 and {"ansible_ssh_user", "ansible_ssh_pass", "ansible_password"} & variables.keys()
@@ -262,6 +259,12 @@ class _Importer:
                 self._note(f"inventory: has no host {host}")
         self._note("hosts: their ids become minion ids: `salt-key` must list the same names")
         return found
+
+    def _is_router(self, host: str, ends: Iterable[dict[str, Any]]) -> bool:
+        """By the inventory; without one by the RouterOS commands of its ends."""
+        if self._inventory:
+            return str(self._inventory.get(host, {}).get("ansible_network_os", "")) == ROUTEROS
+        return any(end.get("mikrotik_cleanup") or end.get("mikrotik_deploy") for end in ends)
 
     def _routing(self, routing: dict[str, Any]) -> dict[str, Any]:
         found = {k: self._clean(v, f"routing.{k}") for k, v in routing.items() if k not in ("routes", "db", "ws_port")}

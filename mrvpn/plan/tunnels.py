@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mrvpn.views import SECRET_KEYS
+from mrvpn.views.secret import HIDDEN, Marked, masked
 
 Difference = tuple[Any, Any]
-HIDDEN = "***"
 
 
 def compare(old: Any, new: Any, path: str) -> Iterator[tuple[str, Difference]]:
@@ -26,10 +25,11 @@ def compare(old: Any, new: Any, path: str) -> Iterator[tuple[str, Difference]]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
             yield from compare(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    elif path.rpartition(".")[2] in SECRET_KEYS:
+    elif isinstance(old, Marked) or isinstance(new, Marked):
+        # whatever the other side is: a secret that was written in plain text before is one, too
         yield path, (HIDDEN if old else None, HIDDEN if new else None)
     else:
-        yield path, (_hide(old), _hide(new))
+        yield path, (masked(old), masked(new))
 
 
 def _named(value: Any) -> dict[str, Any] | None:
@@ -40,12 +40,6 @@ def _named(value: Any) -> dict[str, Any] | None:
     if None in names or len(set(names)) != len(names):
         return None
     return dict(zip(names, value, strict=True))
-
-
-def _hide(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: HIDDEN if k in SECRET_KEYS and v is not None else _hide(v) for k, v in value.items()}
-    return [_hide(item) for item in value] if isinstance(value, list) else value
 
 
 def compare_tunnels(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ follows from them (topology).
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import functools
 import ipaddress
@@ -23,7 +22,8 @@ HOST_NAME = re.compile(
 
 
 KEEPS_NULL = frozenset({"port_range"})  # where null says something other than an absent key
-SECRET_KEYS = frozenset({"private", "psk", "fz_admin_password", "client_secret"})
+# keys whose values no message repeats; below `fz_configuration` those of Firezone's API
+SECRET_KEYS = frozenset({"private", "psk", "fz_admin_password", "client_secret", "password", "fz_configuration"})
 
 
 class Model(BaseModel):
@@ -84,13 +84,19 @@ def _address(value: Any) -> str:
         raise ValueError(f"{value!r} is no address, such as 10.9.20.1") from None
 
 
-def _key(value: str) -> str:
+def key_problem(value: str) -> str | None:
+    """Why a text is no WireGuard key, None where it is one; it is not repeated."""
     try:
         raw = base64.b64decode(value, validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one; so is text beyond ASCII
         raw = b""
-    if len(raw) != 32:
-        raise ValueError("is no WireGuard key: 32 bytes in base64, 44 characters that end in =")
+    return None if len(raw) == 32 else "is no WireGuard key: 32 bytes in base64, 44 characters that end in ="
+
+
+def _key(value: str) -> str:
+    told = key_problem(value)
+    if told:
+        raise ValueError(told)
     return value
 
 
@@ -126,6 +132,22 @@ def _secret(value: Any) -> Any:
     if not isinstance(value, (str, Secret)):
         raise ValueError("is no secret: write {secret: NAME}, or text")
     return value
+
+
+def _with_secrets(value: Any) -> Any:
+    """A map of any depth in which `{secret: NAME}` may stand for a value."""
+    return {k: _filled(v, str(k)) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+def _filled(value: Any, path: str) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {"secret"}:
+            try:
+                return _secret(value)
+            except ValueError as error:
+                raise ValueError(f"{path} {error}") from None
+        return {k: _filled(v, f"{path}.{k}") for k, v in value.items()}
+    return [_filled(v, f"{path}.{n}") for n, v in enumerate(value)] if isinstance(value, list) else value
 
 
 Prefix = Annotated[str, BeforeValidator(_prefix)]
@@ -384,7 +406,7 @@ class Firezone(Model):
     fz_conntrack_log: bool = False
     fz_telemetry: bool = False
     fz_connectivity_checks: bool = False
-    fz_configuration: dict[str, Any] = {}
+    fz_configuration: Annotated[dict[str, Any], BeforeValidator(_with_secrets)] = {}
 
 
 class Description(Model):

@@ -150,7 +150,7 @@ DOCS = {
     "Firezone.fz_conntrack_log": "Whether connections are logged.",
     "Firezone.fz_telemetry": "Whether Firezone sends telemetry.",
     "Firezone.fz_connectivity_checks": "Whether Firezone asks its makers for its own address.",
-    "Firezone.fz_configuration": "More of Firezone's configuration, set by its API.",
+    "Firezone.fz_configuration": "More of Firezone's configuration, by its API; `{secret: NAME}` for any value in it.",
     "Oidc.client_id": "The client's id at the provider.",
     "Oidc.client_secret": "The client's secret at the provider.",
     "Oidc.discovery_document_uri": "The provider's discovery document.",

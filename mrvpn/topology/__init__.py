@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mrvpn.schema.checks import GATEWAY_INTERFACE, GATEWAY_SERVICE
+from mrvpn.schema.checks.gateway import gateway_address
 from mrvpn.schema.checks.near import IPNetwork, inside
 from mrvpn.schema.checks.near import network as parsed
 from mrvpn.schema.model import Description
@@ -97,6 +98,11 @@ def is_declared(prefix: str) -> bool:
 def client_subnets(d: Description) -> list[str]:
     """The gateway's client prefixes, IPv4 first."""
     return [p for p in (d.firezone.fz_client_subnet, d.firezone.fz_client_subnet6) if p]
+
+
+def gateway_addresses(d: Description) -> list[str]:
+    """The gateway's own "ip/length" in each of the clients' prefixes: the one described, else the first."""
+    return [f"{gateway_address(d, prefix)}/{prefix.rpartition('/')[2]}" for prefix in client_subnets(d)]
 
 
 def collapse(prefixes: Iterable[str], version: int) -> tuple[str, ...]:
@@ -189,6 +195,7 @@ __all__ = [
     "build",
     "client_subnets",
     "collapse",
+    "gateway_addresses",
     "is_declared",
     "lock_of",
     "namespace",

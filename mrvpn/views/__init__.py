@@ -6,12 +6,11 @@ Knows: the network. Must not know: Salt, templates, files.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mrvpn import __version__
-from mrvpn.schema.model import Secret
 from mrvpn.topology import (
     GATEWAY_INTERFACE,
     GATEWAY_SERVICE,
@@ -20,18 +19,17 @@ from mrvpn.topology import (
     Network,
     client_subnets,
     collapse,
+    gateway_addresses,
     namespace,
 )
 from mrvpn.views import firezone, hub, psk, routeros
 from mrvpn.views.content import content_hash
+from mrvpn.views.secret import Marked, Resolve, Secrets, Unfit, masked, unresolved
 from mrvpn.views.settings import HOOK, RECURSOR_PORT, RECURSOR_UID, services, settings
 
 Keys = Mapping[str, Mapping[str, str]]  # host -> interface -> public key
-Resolve = Callable[[str], str | None]  # name of a secret -> its value
 
 KEEPALIVE = 25
-# what `masked` hides, wherever it stands in a view
-SECRET_KEYS = frozenset({"preshared_key", "preshared-key", "private_key", "password", "client_secret"})
 BRIDGE = "br-mrvpn"
 
 
@@ -41,7 +39,7 @@ class _Told:
 
     public_keys: Keys
     addresses: Mapping[str, str]
-    secret: Resolve
+    secrets: Secrets
 
 
 def view(
@@ -55,9 +53,10 @@ def view(
     """The view of a host; a minion that is not in the description gets one that says so.
 
     `notices` are the warnings that concern it; `addresses` where hosts say they are, for those that the description
-    gives no endpoint.
+    gives no endpoint. Raises Unfit, with all of them, where secrets are not there or cannot be used.
     """
-    told = _Told(public_keys, addresses or {}, secret)
+    secrets = Secrets(secret)
+    told = _Told(public_keys, addresses or {}, secrets)
     d = network.description
     if host not in network.ends:
         found: dict[str, Any] = {"host": host, "member": False, "root": d.mrvpn_root}
@@ -99,23 +98,10 @@ def view(
         "lan": list(options.lan) if options else [],
     }
     hub.extend(found, network, host)
-    firezone.extend(found, network, secret)
+    firezone.extend(found, network, secrets)
     routeros.extend(found, network)
+    secrets.settle()
     return {"version": content_hash(found), **found}
-
-
-def unresolved(name: str) -> str | None:
-    """What stands for a secret where none may be read: its name. No preshared key is made of it."""
-    return None if name == "psk_root" else f"the secret {name!r}"
-
-
-def masked(found: Any) -> Any:
-    """A view (or a part of one) fit to be shown: every secret replaced by stars."""
-    if isinstance(found, Mapping):
-        return {k: "***" if k in SECRET_KEYS and v is not None else masked(v) for k, v in found.items()}
-    if isinstance(found, list):
-        return [masked(item) for item in found]
-    return found
 
 
 def _compose_network(network: Network) -> dict[str, Any]:
@@ -144,17 +130,12 @@ def _gateway(network: Network) -> dict[str, Any]:
         "interface": GATEWAY_INTERFACE,
         "listen_port": d.firezone.fz_wireguard_port,
         "mtu": 1280,
-        "addresses": [_first(prefix) for prefix in client_subnets(d)],
+        "addresses": gateway_addresses(d),
         "clients": clients,
         "network": _compose_network(network),
         "port_range": list(d.port_range) if d.port_range else None,
         "services": services(network),
     }
-
-
-def _first(prefix: str) -> str:
-    subnet = ipaddress.ip_network(prefix)
-    return f"{subnet.network_address + 1}/{subnet.prefixlen}"
 
 
 def _host_guard(network: Network, host: str, names: Iterable[str]) -> dict[str, Any] | None:
@@ -208,7 +189,7 @@ def _peer(network: Network, name: str, host: str, peer: str, told: _Told) -> dic
     return {
         "host": peer,
         "public_key": end.public_key or told.public_keys.get(peer, {}).get(name),
-        "preshared_key": _preshared(network, name, host, peer, told.secret),
+        "preshared_key": _preshared(network, name, host, peer, told.secrets),
         "endpoint": endpoint,
         "allowed_ips": list(_allowed(network, name, peer)),
     }
@@ -243,13 +224,13 @@ def _allowed(network: Network, name: str, peer: str) -> list[str]:
     return [*allowed4, *allowed6]
 
 
-def _preshared(network: Network, name: str, host: str, peer: str, secret: Resolve) -> str | None:
+def _preshared(network: Network, name: str, host: str, peer: str, secrets: Secrets) -> str | None:
     ends = network.description.tunnels[name].hosts
-    for end in (ends[host], ends[peer]):
-        if end.psk is not None:
-            return secret(end.psk.secret) if isinstance(end.psk, Secret) else end.psk
-    root = secret("psk_root")
-    return psk.derive(root, name, host, peer) if root else None
+    for at in (host, peer):
+        if ends[at].psk is not None:
+            return secrets.key(f"tunnels.{name}.hosts.{at}.psk", ends[at].psk)
+    root = secrets.optional("psk_root")
+    return Marked(psk.derive(root, name, host, peer)) if root else None
 
 
 def _frr(network: Network, host: str) -> list[dict[str, Any]]:
@@ -310,3 +291,6 @@ def _recursors(network: Network) -> list[dict[str, Any]]:
         }
         for service, interfaces in services(network).items()
     ]
+
+
+__all__ = ["Keys", "Resolve", "Unfit", "masked", "unresolved", "view"]

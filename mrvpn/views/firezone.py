@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from mrvpn.schema.model import Oidc, Secret
+from mrvpn.schema.checks.gateway import PASSWORD as PASSWORD_LENGTH
+from mrvpn.schema.checks.gateway import PROVIDERS
+from mrvpn.schema.model import SECRET_KEYS, Oidc, Secret
 from mrvpn.topology import GATEWAY_INTERFACE, Network
 from mrvpn.views.content import content_hash
 from mrvpn.views.images import PINNED
-
-Resolve = Callable[[str], str | None]
+from mrvpn.views.secret import Marked, Placeholder, Secrets, holds_secret
 
 FOLDER = "firezone"
-PASSWORD_LENGTH = 12
 STACK = ("firezone", "caddy", "postgres")
 
 
-def extend(found: dict[str, Any], network: Network, secret: Resolve) -> None:
+def extend(found: dict[str, Any], network: Network, secrets: Secrets) -> None:
     """Adds `gateway.firezone` to an entrypoint's view and changes what depends on it; nothing for other views."""
     gateway = found["gateway"]
     if gateway is None:
@@ -40,8 +39,6 @@ def extend(found: dict[str, Any], network: Network, secret: Resolve) -> None:
         "caddy": [str(subnet4.network_address + 3), str(subnet6.network_address + 3)],
         "postgres": [str(subnet4.network_address + 4), str(subnet6.network_address + 4)],
     }
-    if f.fz_client_gateway:
-        _move(found, f.fz_client_gateway)
     if not f.fz_ospf:
         for entry in found["frr"]:
             entry["interfaces"] = [i for i in entry["interfaces"] if i["name"] != GATEWAY_INTERFACE]
@@ -51,8 +48,8 @@ def extend(found: dict[str, Any], network: Network, secret: Resolve) -> None:
     found["notices"] += _notices(network)
     url = _url(network)
     configuration = {
-        **f.fz_configuration,
-        **({"openid_connect_providers": _providers(f.fz_oidc, url, secret)} if f.fz_oidc else {}),
+        **_marked(secrets.filled("firezone.fz_configuration", f.fz_configuration)),
+        **({PROVIDERS: _providers(f.fz_oidc, url, secrets)} if f.fz_oidc else {}),
     }
     environment = _environment(network, gateway["addresses"], addresses["caddy"], url)
     environment = {key: value for key, value in environment.items() if key.lower() not in configuration}
@@ -64,7 +61,7 @@ def extend(found: dict[str, Any], network: Network, secret: Resolve) -> None:
         "url": url,
         "https": f.fz_firezone_https,
         "api": f"http://{gateway['network']['addresses'][0]}:13000",
-        "admin": {"email": f.fz_admin, "password": _password(f.fz_admin_password, secret)},
+        "admin": {"email": f.fz_admin, "password": _password(f.fz_admin_password, secrets)},
         "labels": _labels(f.fz_custom_labels),
         "addresses": addresses,
         "environment": environment,
@@ -72,6 +69,7 @@ def extend(found: dict[str, Any], network: Network, secret: Resolve) -> None:
         "autoheal": f.fz_autoheal,
         "conntrack_log": f.fz_conntrack_log,
         "configuration": configuration,
+        "secret_keys": sorted(key for key, value in configuration.items() if holds_secret(value)),
     }
 
 
@@ -114,13 +112,13 @@ def _environment(network: Network, addresses: list[str], proxies: list[str], url
     return dict(sorted(found.items()))
 
 
-def _providers(oidc: dict[str, Oidc], url: str, secret: Resolve) -> list[dict[str, Any]]:
+def _providers(oidc: dict[str, Oidc], url: str, secrets: Secrets) -> list[dict[str, Any]]:
     return [
         {
             "id": name,
             "label": it.label or name,
             "client_id": it.client_id,
-            "client_secret": _secret(f"firezone.fz_oidc.{name}.client_secret", it.client_secret, secret),
+            "client_secret": secrets.text(f"firezone.fz_oidc.{name}.client_secret", it.client_secret),
             "discovery_document_uri": it.discovery_document_uri,
             "redirect_uri": it.redirect_uri or f"{url}/auth/oidc/{name}/callback",
             "response_type": it.response_type,
@@ -131,21 +129,18 @@ def _providers(oidc: dict[str, Oidc], url: str, secret: Resolve) -> list[dict[st
     ]
 
 
-def _secret(where: str, value: str | Secret, secret: Resolve) -> str:
-    if not isinstance(value, Secret):
-        return value
-    found = secret(value.secret)
-    if found is None:
-        raise LookupError(f"{where}: the secret {value.secret} is not in the master's secrets file: add it there")
-    return str(found)
+def _marked(value: Any) -> Any:
+    """What Firezone's API holds as a secret carries the mark, where the description has it in plain text, too."""
+    if isinstance(value, dict):
+        return {k: Marked(v) if k in SECRET_KEYS and type(v) is str else _marked(v) for k, v in value.items()}
+    return [_marked(item) for item in value] if isinstance(value, list) else value
 
 
-def _password(value: str | Secret | None, secret: Resolve) -> str | None:
-    if value is None:
-        return None
-    found = _secret("firezone.fz_admin_password", value, secret)
-    if len(found) < PASSWORD_LENGTH:
-        raise ValueError(f"firezone.fz_admin_password: has less than {PASSWORD_LENGTH} characters: choose a longer one")
+def _password(value: str | Secret | None, secrets: Secrets) -> str | None:
+    path = "firezone.fz_admin_password"
+    found = secrets.text(path, value)
+    if found is not None and not isinstance(found, Placeholder) and len(found) < PASSWORD_LENGTH:
+        secrets.refuse(path, f"has less than {PASSWORD_LENGTH} characters, Firezone refuses it: choose a longer one")
     return found
 
 
@@ -184,25 +179,3 @@ def _notices(network: Network) -> list[str]:
             "unless told otherwise"
         )
     return found
-
-
-def _move(found: dict[str, Any], address: str) -> None:
-    """Gives the gateway another address in the clients' prefix than its first."""
-    gateway = found["gateway"]
-    moved = []
-    for text in gateway["addresses"]:
-        interface = ipaddress.ip_interface(text)
-        if interface.version == ipaddress.ip_address(address).version:
-            if ipaddress.ip_address(address) not in interface.network:
-                raise ValueError(f"firezone.fz_client_gateway: {address} is not in {interface.network}")
-            text = f"{address}/{interface.network.prefixlen}"
-        moved.append(text)
-    gateway["addresses"] = moved
-    for entry in found["routing"]:
-        settings = {key: value for key, value in entry["settings"].items() if key != "version"}
-        if address not in settings["own"]:
-            settings["own"] = sorted(
-                [*settings["own"], address],
-                key=lambda a: (ipaddress.ip_address(a).version, int(ipaddress.ip_address(a))),
-            )
-        entry["settings"] = {"version": content_hash(settings), **settings}

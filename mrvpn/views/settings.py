@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from mrvpn import marks
-from mrvpn.topology import GATEWAY_SERVICE, Network, Rule, client_subnets, collapse
+from mrvpn.topology import GATEWAY_SERVICE, Network, Rule, collapse, gateway_addresses
 from mrvpn.views.content import content_hash
 
 COUNTRY_DATABASE = "/var/lib/mrvpn/country/country.mmdb"
@@ -147,7 +147,7 @@ def _rule(network: Network, rule: Rule, number: int) -> dict[str, Any]:
 def own(network: Network) -> list[str]:
     """Addresses that no rule may route and no answer may teach: its tunnels' and their endpoints'."""
     d = network.description
-    found = {str(ipaddress.ip_network(p).network_address + 1) for p in client_subnets(d)}
+    found = {address.partition("/")[0] for address in gateway_addresses(d)}
     for name in network.ends.get(d.entrypoint or "", ()):
         for host, end in d.tunnels[name].hosts.items():
             found |= {address.split("/")[0] for address in network.addresses[name][host]}

@@ -143,10 +143,13 @@ def test_what_follows_from_the_keys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("secrets", "told"),
-    [({"admin": SECRETS["admin"]}, "oidc is not in the master's secrets"), ({**SECRETS, "admin": "short"}, "12 char")],
+    [
+        ({"admin": SECRETS["admin"]}, "client_secret: there is no secret `oidc`"),
+        ({**SECRETS, "admin": "short"}, "12 char"),
+    ],
 )
 def test_a_secret_that_cannot_work_refuses(tmp_path: Path, secrets: dict[str, str], told: str) -> None:
-    with pytest.raises((LookupError, ValueError), match=told) as caught:
+    with pytest.raises(views.Unfit, match=told) as caught:
         make_view(tmp_path, secrets)
     assert not any(secret in str(caught.value) for secret in secrets.values())
 
@@ -295,6 +298,27 @@ def test_configuration_changes_only_what_is_ours(site: Site) -> None:
     assert gone["openid_connect_providers"] == {"google": "removed"}
     assert gone["vpn_session_duration"] == {"old": 0, "new": 3600}
     assert site.firezone.configuration["openid_connect_providers"] == [theirs]
+
+
+def test_a_secret_in_the_configuration_is_told_of_and_never_shown(site: Site) -> None:
+    """`{secret: NAME}` at any depth reaches the API as its value, and nobody who reads the result."""
+    site.ready()
+    metadata = {"id": "corp", "metadata": {"secret": "oidc"}}
+    view = make_view(site.folder.parent, fz_configuration={"saml_identity_providers": [metadata]})
+    fz = view["gateway"]["firezone"]
+    assert fz["secret_keys"] == ["openid_connect_providers", "saml_identity_providers"]
+    wanted = {"values": json.loads(json.dumps(fz["configuration"])), "secret_keys": fz["secret_keys"]}
+    where = {"api": site.standin.url, "folder": str(site.folder)}
+    foretold = site.state("configuration", "fz", **wanted, test=True, **where)
+    told = site.good("configuration", "fz", **wanted, **where)
+    assert (
+        told["saml_identity_providers"]
+        == {"old": "***", "new": "***"}
+        == foretold["changes"]["saml_identity_providers"]
+    )
+    assert SECRETS["oidc"] not in json.dumps([told, foretold])
+    assert site.firezone.configuration["saml_identity_providers"][0]["metadata"] == SECRETS["oidc"]
+    assert SECRETS["oidc"] not in json.dumps(views.masked(view))
 
 
 def test_firezones_own_refusals_are_told(site: Site) -> None:

@@ -31,7 +31,7 @@ def _secrets(value: Any) -> Iterator[Secret]:
     elif isinstance(value, dict):
         for item in value.values():
             yield from _secrets(item)
-    elif isinstance(value, tuple):
+    elif isinstance(value, (tuple, list)):
         for item in value:
             yield from _secrets(item)
     elif isinstance(value, Model):

@@ -5,12 +5,16 @@ Knows: the gateway's part of the description. Must not know: route rules.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from mrvpn.schema.checks.near import GATEWAY_INTERFACE, GATEWAY_SERVICE, inside, near, network
 from mrvpn.schema.checks.tunnels import entrypoint_tunnels
-from mrvpn.schema.model import Description
+from mrvpn.schema.model import SECRET_KEYS, Description
 from mrvpn.schema.source import Path_, Source
 
 PASSWORD = 12  # characters that Firezone asks for
+PROVIDERS = "openid_connect_providers"
 
 
 def check(source: Source, d: Description) -> None:
@@ -45,8 +49,8 @@ def _clients(source: Source, d: Description) -> None:
     if d.clients and d.gateway == "firezone" and not source.unsure(("gateway",)):
         message = "clients are described for `gateway: wireguard`; Firezone keeps its own"
         source.problem(("clients",), message, "clients")
-    subnets = [network(p) for p in (d.firezone.fz_client_subnet, d.firezone.fz_client_subnet6) if p]
-    seen = {str(subnet.network_address + 1): "the gateway" for subnet in subnets}
+    subnets = [network(p) for p in _subnets(d)]
+    seen = {gateway_address(d, str(subnet)): "the gateway" for subnet in subnets}
     for name, client in d.clients.items():
         path: Path_ = ("clients", name, "addresses")
         if not client.addresses:
@@ -68,6 +72,7 @@ def _firezone(source: Source, d: Description) -> None:
             source.problem(("firezone", key), f"{prefix} is not IPv{version}", "family")
         elif prefix and network(prefix).num_addresses < 8:
             source.problem(("firezone", key), f"{prefix} is too small: a /29 at least", "subnet-small")
+    _gateway_address(source, d)
     if isinstance(f.fz_admin_password, str):
         path: Path_ = ("firezone", "fz_admin_password")
         if len(f.fz_admin_password) < PASSWORD:
@@ -78,6 +83,47 @@ def _firezone(source: Source, d: Description) -> None:
         if isinstance(oidc.client_secret, str):
             message = "is a secret in plain text: write {secret: NAME} and put it into the master's secrets"
             source.problem(("firezone", "fz_oidc", name, "client_secret"), message, "plain-secret", warning=True)
+    if f.fz_oidc and PROVIDERS in f.fz_configuration:
+        message = "is set by fz_oidc already: keep one"
+        source.problem(("firezone", "fz_configuration", PROVIDERS), message, "duplicate-key")
+    for at in _plain(f.fz_configuration, ("firezone", "fz_configuration")):
+        message = "is a secret in plain text: write {secret: NAME} and put it into the master's secrets"
+        source.problem(at, message, "plain-secret", warning=True)
+
+
+def _plain(value: Any, path: Path_) -> Iterator[Path_]:
+    """Where a secret of Firezone's API stands as text."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in SECRET_KEYS and isinstance(item, str):
+                yield (*path, key)
+            yield from _plain(item, (*path, key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _plain(item, (*path, number))
+
+
+def _gateway_address(source: Source, d: Description) -> None:
+    wanted = d.firezone.fz_client_gateway
+    if wanted is None or source.unsure(("firezone", "fz_client_subnet")):
+        return
+    path: Path_ = ("firezone", "fz_client_gateway")
+    home = next((s for s in map(network, _subnets(d)) if inside(network(wanted), s)), None)
+    if home is None:
+        told = ", ".join(_subnets(d))
+        source.problem(path, f"{wanted} is not in the clients' prefixes ({told})", "address-outside")
+    elif network(wanted).network_address in (home.network_address, home.broadcast_address):
+        source.problem(path, f"{wanted} is the first or last of {home}: choose one between", "address-outside")
+
+
+def gateway_address(d: Description, prefix: str) -> str:
+    """The gateway's own address in one of the clients' prefixes: the one described, else the first."""
+    home, wanted = network(prefix), d.firezone.fz_client_gateway
+    return wanted if wanted and inside(network(wanted), home) else str(home.network_address + 1)
+
+
+def _subnets(d: Description) -> list[str]:
+    return [p for p in (d.firezone.fz_client_subnet, d.firezone.fz_client_subnet6) if p]
 
 
 def _unused(source: Source, d: Description) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from mrvpn.schema.checks.near import GATEWAY_SERVICE, IPNetwork, inside, network
-from mrvpn.schema.model import Description, End, Tunnel
+from mrvpn.schema.model import Description, End, Tunnel, key_problem
 from mrvpn.schema.source import Path_, Source, dotted
 
 
@@ -86,13 +86,19 @@ def _end(source: Source, d: Description, at: tuple[str, str], end: End) -> None:
         message = f"{' and '.join(keys)} would be RouterOS' alone: write hosts.{host}.os: routeros, or take it out"
         source.problem(here, message, "routeros", warning=True)
     if end.private is not None:
-        key = f"{d.mrvpn_root}/wg_tunnels/{name}/private.key"
-        message = f"has no meaning here: private keys are made on their host and stay there; put this one into {key}"
+        keep = (
+            f"to keep this one, set it on the router: /interface/wireguard/set {name} private-key=..."
+            if router
+            else f"put this one into {d.mrvpn_root}/wg_tunnels/{name}/private.key, 0600"
+        )
+        message = f"has no meaning here: private keys are made on their host and stay there; {keep}"
         source.problem((*here, "private"), message, "no-meaning", warning=True)
-    for key in ("private", "psk"):
-        if isinstance(getattr(end, key), str):
-            message = "is a secret in plain text: write {secret: NAME} and put it into the master's secrets"
-            source.problem((*here, key), message, "plain-secret", warning=True)
+    if isinstance(end.psk, str):
+        told = key_problem(end.psk)
+        if told:
+            source.problem((*here, "psk"), told, "value")
+        message = "is a secret in plain text: write {secret: NAME} and put it into the master's secrets"
+        source.problem((*here, "psk"), message, "plain-secret", warning=True)
     subnets = [network(p) for p in d.tunnels[name].subnet]
     for number, address in enumerate(end.address):
         path = (*here, "address", number)

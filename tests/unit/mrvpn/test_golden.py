@@ -35,7 +35,8 @@ def key(*of: str) -> str:
 
 
 def secret(name: str) -> str:
-    return f"value-of-{name}-" + hashlib.sha256(name.encode()).hexdigest()[:12]
+    """A value of its own for each name, which a preshared key could have, too."""
+    return base64.b64encode(hashlib.sha256(name.encode()).digest()).decode()
 
 
 def load(name: str) -> compiler.Compiled:

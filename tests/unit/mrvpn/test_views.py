@@ -100,13 +100,16 @@ def test_keys_come_from_the_description_or_the_owner(network: Make) -> None:
 
 
 def test_preshared_keys(network: Make) -> None:
-    secrets = {"psk_root": "root", "mine": "given"}
+    given_key = base64.b64encode(bytes(range(32))).decode()
+    secrets = {"psk_root": "root", "mine": given_key}
     both = [peer(network(), host, secret=secrets.get)["preshared_key"] for host in ("uk", "entry")]
     assert both == [psk.derive("root", "wg_uk", "entry", "uk")] * 2
     assert peer(network(), "uk")["preshared_key"] is None
     for given_by in ("uk", "entry"):
         found = network({"tunnels": {"wg_uk": {"hosts": {given_by: {"psk": {"secret": "mine"}}}}}})
-        assert [peer(found, host, secret=secrets.get)["preshared_key"] for host in ("uk", "entry")] == ["given"] * 2
+        assert [peer(found, host, secret=secrets.get)["preshared_key"] for host in ("uk", "entry")] == [given_key] * 2
+    with pytest.raises(views.Unfit, match=r"^tunnels.wg_uk.hosts.entry.psk: is no WireGuard key[^']*$"):
+        peer(found, "uk", secret={"mine": "hush"}.get)
 
 
 NAMES = st.text("abc", min_size=1, max_size=3)
