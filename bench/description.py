@@ -90,7 +90,6 @@ def check(path: Path) -> tuple[float, float]:
 
 def ext_pillar(cache: Path, hosts: list[str]) -> ModuleType:
     """_pillar/mrvpn.py as Salt's loader has it on a master, with every host's public key in the mine."""
-    import salt.cache
     import salt.config
 
     spec = importlib.util.spec_from_file_location("mrvpn_ext_pillar", REPO / "_pillar" / "mrvpn.py")
@@ -99,10 +98,17 @@ def ext_pillar(cache: Path, hosts: list[str]) -> ModuleType:
     spec.loader.exec_module(module)
     options = {**salt.config.DEFAULT_MASTER_OPTS, "cachedir": str(cache)}
     module.__dict__["__opts__"] = options
-    mine = salt.cache.factory(options)
     for number, host in enumerate(hosts):
-        mine.store("mine", host, {"mrvpn_public_keys": {f"wg{number}": "k" * 43 + "="}, "mrvpn_address": "192.0.2.1"})
+        tell(module, number, host, "k")
     return module
+
+
+def tell(module: ModuleType, number: int, host: str, letter: str) -> None:
+    """A host's public key into the mine."""
+    import salt.cache
+
+    told = {"mrvpn_public_keys": {f"wg{number}": letter * 43 + "="}, "mrvpn_address": "192.0.2.1"}
+    salt.cache.factory(module.__dict__["__opts__"]).store("mine", host, told)
 
 
 def pillars(path: Path, hosts: list[str]) -> tuple[list[float], dict[str, Any]]:
@@ -113,7 +119,10 @@ def pillars(path: Path, hosts: list[str]) -> tuple[list[float], dict[str, Any]]:
     module = ext_pillar(path.with_suffix(".cache"), hosts[:SIZE])
     taken: list[float] = []
     answer: dict[str, Any] = {}
-    for host in hosts:
+    for host in (*hosts, None, hosts[-1]):
+        if host is None:  # a host tells another key: what was made of the old one is made again
+            tell(module, 0, hosts[0], "K")
+            continue
         start = time.process_time()
         answer = module.ext_pillar(host, {}, path=str(path), secrets=str(secrets))
         taken.append(time.process_time() - start)
@@ -152,8 +161,10 @@ def measure() -> Iterable[Figure]:
         )
         mean = 1000 * sum(made[1:SIZE]) / (SIZE - 1)
         figures.append(Figure("ext_pillar: mean of the 2nd to 1,000th", mean, "ms", None, None, "<= 20 ms", mean <= 20))
-        figures.append(Figure("ext_pillar: entrypoint of 1,000 tunnels, first", 1000 * made[-2], "ms"))
-        # its view is a thousand tunnels and two thousand rules: beside what its JSON alone costs
+        # its view is a thousand tunnels and two thousand rules, made when the first minion had it compiled
         floor = 1000 * cpu(lambda: json.loads(json.dumps(entry)), runs=5)
-        figures.append(Figure("ext_pillar: the same, again", 1000 * made[-1], "ms", "its JSON, there and back", floor))
+        for which, taken in (("first", made[-3]), ("again", made[-2])):
+            what, beside = f"ext_pillar: entrypoint of {SIZE:,} tunnels, {which}", "its JSON, there and back"
+            figures.append(Figure(what, 1000 * taken, "ms", beside, floor, "<= 20 ms", taken <= 0.02))
+        figures.append(Figure("ext_pillar: the same, when one host's key changed", 1000 * made[-1], "ms"))
     return figures

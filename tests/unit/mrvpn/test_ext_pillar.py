@@ -15,6 +15,8 @@ import salt.config
 
 REPO = Path(__file__).parents[3]
 GOOD = (REPO / "tests" / "bad" / "good" / "network.yaml").read_text()
+PSK = "cHJlc2hhcmVkIHByZXNoYXJlZCBwcmVzaGFyZWQga2U="
+PSK_PATH = "tunnels.wg_uk.hosts.uk.psk"
 Pillar = Callable[..., dict[str, Any]]
 
 
@@ -44,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def secrets(tmp_path: Path) -> Path:
     found = tmp_path / "secrets.yaml"
-    found.write_text("psk_root: root-of-all\nuk_psk: given-by-hand\n")
+    found.write_text(f"psk_root: root-of-all\nuk_psk: {PSK}\n")
     found.chmod(0o600)
     return found
 
@@ -99,7 +101,9 @@ def test_keys_from_the_mine_of_far_ends_alone(module: Any, folder: Path, monkeyp
         asked.append(key)
         return fetch(self, bank, key)
 
+    module.ext_pillar("us", {}, path=str(folder))  # compiles, and makes the entrypoint's along with it
     monkeypatch.setattr(type(cache), "fetch", spy)
+    module._told.clear()
     view = module.ext_pillar("uk", {}, path=str(folder))["mrvpn"]
     assert view["tunnels"]["wg_uk"]["peers"][0]["public_key"] == "key-of-entry"
     assert asked == ["entry"]
@@ -109,6 +113,60 @@ def test_keys_from_the_mine_of_far_ends_alone(module: Any, folder: Path, monkeyp
         "wg_uk": "key-of-uk",
         "wg_us": "key-of-us",
     }
+
+
+def test_what_changes_in_the_mine_is_seen_at_once(
+    module: Any, folder: Path, secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A view is made once for what it is made of: nothing new, no view; each of the three renewed, a new one."""
+    cache = salt.cache.factory(module.__opts__)
+
+    def told() -> Any:
+        view = module.ext_pillar("entry", {}, path=str(folder), secrets=str(secrets))["mrvpn"]
+        made.append(view)
+        (peer,) = view["tunnels"]["wg_uk"]["peers"]
+        return peer["public_key"], peer["preshared_key"]
+
+    made: list[dict[str, Any]] = []
+    calls: list[str] = []
+    view = module.views.view
+    monkeypatch.setattr(
+        module.views, "view", lambda network, host, *rest: calls.append(host) or view(network, host, *rest)
+    )
+    cache.store("mine", "us", {"mrvpn_public_keys": {"wg_us": "key-of-us"}})
+    assert told()[0] is None
+    for key in ("one", "two"):
+        cache.store("mine", "uk", {"mrvpn_public_keys": {"wg_uk": key}})
+        assert told()[0] == key
+        assert told()[0] == key
+    assert len(calls) == 3
+    before = told()[1]
+    secrets.write_text("psk_root: another\n")
+    assert told()[1] not in (None, before)
+    assert len(calls) == 4
+    made[-1]["tunnels"].clear()  # a caller's copy is its own
+    assert told()[0] == "two"
+    assert len(calls) == 4
+    cache.flush("mine", "uk")
+    assert told()[0] is None
+
+
+def test_a_mine_that_is_kept_elsewhere_is_asked_every_time(
+    module: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = salt.cache.factory(module.__opts__)
+    cache.store("mine", "uk", {"mrvpn_public_keys": {"wg_uk": "one"}})
+    monkeypatch.setitem(module.__opts__, "cache", "etcd")
+    answers = iter(("one", "two"))
+    monkeypatch.setattr(
+        type(cache),
+        "fetch",
+        lambda self, bank, key: {"mrvpn_public_keys": {"wg_uk": next(answers)}} if key == "uk" else {},
+    )
+    monkeypatch.setattr(salt.cache, "factory", lambda opts: cache)
+    for key in ("one", "two"):
+        view = module.ext_pillar("entry", {}, path=str(folder))["mrvpn"]
+        assert view["tunnels"]["wg_uk"]["peers"][0]["public_key"] == key
 
 
 def test_an_address_from_the_mine(module: Any, folder: Path) -> None:
@@ -131,26 +189,65 @@ def psk_of(answer: dict[str, Any]) -> Any:
 
 def test_a_secret_by_name(module: Any, folder: Path, secrets: Path) -> None:
     with_psk(folder, "uk_psk")
-    assert psk_of(module.ext_pillar("uk", {}, path=str(folder), secrets=str(secrets))) == "given-by-hand"
+    assert psk_of(module.ext_pillar("uk", {}, path=str(folder), secrets=str(secrets))) == PSK
 
 
 def test_a_secret_that_is_not_there(module: Any, folder: Path, secrets: Path) -> None:
     with_psk(folder, "no_such")
     answer = module.ext_pillar("uk", {}, path=str(folder), secrets=str(secrets))
-    assert answer == {"_errors": [f"mrvpn: there is no secret `no_such`: add it to {secrets}"]}
+    assert answer == {
+        "_errors": [f"mrvpn: {PSK_PATH}: there is no secret `no_such`: add it to the master's secrets ({secrets})"]
+    }
     # it is nobody else's trouble
     assert "mrvpn" in module.ext_pillar("us", {}, path=str(folder), secrets=str(secrets))
 
 
 def test_secrets_of_sdb(module: Any, folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "sdb.yaml").write_text("uk_psk: from-sdb\npsk_root: root\n")
+    (tmp_path / "sdb.yaml").write_text(f"uk_psk: {PSK}\npsk_root: root\n")
     with_psk(folder, "uk_psk")
-    assert psk_of(module.ext_pillar("uk", {}, path=str(folder), secrets="sdb://vault")) == "from-sdb"
+    assert psk_of(module.ext_pillar("uk", {}, path=str(folder), secrets="sdb://vault")) == PSK
     with_psk(folder, "sdb://vault/uk_psk")
-    assert psk_of(module.ext_pillar("uk", {}, path=str(folder))) == "from-sdb"
+    assert psk_of(module.ext_pillar("uk", {}, path=str(folder))) == PSK
     with_psk(folder, "gone")
     answer = module.ext_pillar("uk", {}, path=str(folder), secrets="sdb://vault")
-    assert answer == {"_errors": ["mrvpn: there is no secret `gone`: add it to sdb://vault"]}
+    assert answer == {
+        "_errors": [f"mrvpn: {PSK_PATH}: there is no secret `gone`: add it to the master's secrets (sdb://vault)"]
+    }
+
+
+def test_secrets_of_sdb_are_asked_for_every_time(module: Any, folder: Path, tmp_path: Path) -> None:
+    """Nothing tells that one changed there."""
+    salt.cache.factory(module.__opts__).store("mine", "us", {"mrvpn_address": "192.0.2.1"})
+    with_psk(folder, "sdb://vault/uk_psk")
+    for psk in (PSK, PSK.replace("c", "d")):
+        (tmp_path / "sdb.yaml").write_text(f"uk_psk: {psk}\n")
+        assert psk_of(module.ext_pillar("uk", {}, path=str(folder))) == psk
+
+
+def test_all_that_is_wrong_with_secrets_at_once(module: Any, folder: Path, secrets: Path) -> None:
+    """Those of Firezone's configuration among them; no value is told."""
+    text = GOOD.replace("gateway: wireguard", "gateway: firezone")
+    head, _, rest = text.partition("  clients:\n")
+    text = head + "".join(line for line in rest.splitlines(True) if not line.startswith("    "))
+    text = text.replace("uk: {expose: 55824,", "uk: {psk: {secret: bad}, expose: 55824,") + (
+        "  firezone:\n    fz_admin_password: {secret: short}\n"
+        "    fz_configuration: {logo: {data: {secret: gone}}, local_auth_enabled: true}\n"
+    )
+    (folder / "network.yaml").write_text(text)
+    secrets.write_text("psk_root: root\nbad: hush-hush\nshort: hush\n")
+    errors = module.ext_pillar("entry", {}, path=str(folder), secrets=str(secrets))["_errors"]
+    assert [error.split(": ")[1] for error in errors] == [
+        "tunnels.wg_uk.hosts.uk.psk",
+        "firezone.fz_configuration.logo.data",
+        "firezone.fz_admin_password",
+    ]
+    assert "hush" not in json.dumps(errors)
+    secrets.write_text(f"psk_root: root\nbad: {PSK}\nshort: hush-hush-hush\ngone: hush-logo\n")
+    view = module.ext_pillar("entry", {}, path=str(folder), secrets=str(secrets))["mrvpn"]
+    gateway = view["gateway"]["firezone"]
+    assert gateway["configuration"] == {"logo": {"data": "hush-logo"}, "local_auth_enabled": True}
+    assert gateway["secret_keys"] == ["logo"]
+    assert type(gateway["admin"]["password"]) is str
 
 
 @pytest.mark.parametrize("text", ["psk_root: [unclosed hush", "- hush", "hush"])
