@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mrvpn import schema, topology
 from mrvpn.errors import Problem
-from mrvpn.topology import checks, lock
+from mrvpn.topology import checks, lock, rules
 
 # with these nothing can be assigned, and what would be found is no finding of its own
 UNBUILDABLE = frozenset({"address-outside", "family", "marks", "subnet-family", "subnet-missing", "subnet-small"})
@@ -69,9 +69,11 @@ def _compile(path: Path) -> Compiled:
     held = lock.read(path, source)
     network = None
     told = {problem.code for problem in source.problems if problem.severity == "error"}
-    if description is not None and source.complete and not told & UNBUILDABLE:
-        network = topology.build(description, held)
-        checks.check(source, network, held)
+    if description is not None and source.complete:
+        rules.check(source, rules.flatten(description.routing.routes))
+        if not told & UNBUILDABLE:
+            network = topology.build(description, held)
+            checks.check(source, network, held)
     problems = tuple(sorted(set(source.problems)))
     good = not any(problem.severity == "error" for problem in problems)
     return Compiled(network if good else None, problems, held)

@@ -29,8 +29,11 @@ def parse(source: Source) -> Description | None:
         except ValidationError as error:
             if number == 0:
                 tree = copy.deepcopy(tree)
-            # what is wrong only because of what was left out before is not told
-            paths = {_tell(source, dict(item), quiet=number > 0) for item in error.errors(include_url=False)}
+            # what is missing only because it was left out before is not told
+            paths = {
+                _tell(source, dict(item), quiet=number > 0 and item["type"] == "missing")
+                for item in error.errors(include_url=False)
+            }
             for path in sorted(paths, key=len):
                 _leave_out(source, tree, path)
     return None

@@ -50,9 +50,12 @@ class Source:
             path = path[:-1]
         return self.places.get(path, (self.files[0] if self.files else "", 0))
 
-    def problem(self, path: Path_, message: str, code: str, *, warning: bool = False) -> None:
-        """Adds a problem at a path, unless something at, below or above it was left out."""
-        if self.touched(path):
+    def problem(self, path: Path_, message: str, code: str, *, warning: bool = False, absent: bool = False) -> None:
+        """Adds a problem at a path, unless something at or above it was left out.
+
+        `absent`: it tells of what is not there, which may be what was left out below.
+        """
+        if self.touched(path) if absent else self.unsure(path):
             return
         file, line = self.place(path)
         self.problems.append(Problem(file, line, dotted(path), message, code, "warning" if warning else "error"))
@@ -60,6 +63,12 @@ class Source:
     def unsure(self, path: Path_) -> bool:
         """Whether a path, or one above it, was left out."""
         return bool(self.left_out) and any(path[:n] in self.left_out for n in range(1, len(path) + 1))
+
+    def lacks(self, path: Path_, levels: int) -> bool:
+        """Whether anything at a path, above it, or so many levels below it was left out."""
+        return self.unsure(path) or any(
+            len(left) <= len(path) + levels and left[: len(path)] == path for left in self.left_out
+        )
 
     def leave_out(self, path: Path_) -> None:
         """Notes that a path's value is of no use."""

@@ -11,7 +11,7 @@ from mrvpn.errors import Problem
 from mrvpn.schema.checks.near import IPNetwork, network
 from mrvpn.schema.model import DEFAULT_EXIT
 from mrvpn.schema.source import LOCK, Path_, Source
-from mrvpn.topology import Network, collapse, rules
+from mrvpn.topology import Network, collapse
 from mrvpn.topology.lock import Lock
 
 
@@ -21,11 +21,12 @@ def check(source: Source, found: Network, lock: Lock) -> None:
         _addresses(source, name, hosts)
         if len(hosts) > 2:
             _allowed(source, found, name)
-    rules.check(source, found.rules)
     _lock(source, found, lock)
 
 
 def _addresses(source: Source, name: str, hosts: dict[str, tuple[str, ...]]) -> None:
+    if any(source.touched(("tunnels", name, "hosts", host, "address")) for host in hosts):
+        return
     seen: dict[str, str] = {}
     for host, texts in hosts.items():
         for text in texts:

@@ -49,6 +49,44 @@ def test_case(case: dict[str, Any], tmp_path: Path) -> None:
     assert (compiler.compile_path(tmp_path).network is None) == bad
 
 
+# what is wrong by itself, whatever else is wrong; the other codes tell of relations, whose other end may be gone
+BY_ITSELF = frozenset(
+    "value unknown-key missing tunnel-name name unknown-country pattern suffix password family plain-secret".split()
+)
+NOTHING_TO_READ = frozenset("syntax top alias depth encoding key tag duplicate-key missing".split())
+OTHERS = 20  # every so manieth of the other cases
+
+
+def told_by_itself(case: dict[str, Any]) -> set[tuple[str, str]]:
+    told = {(problem.split(": ")[-1], problem.rpartition("[")[2].rstrip("]")) for problem in case["problems"]}
+    return {(message, code) for message, code in told if code in BY_ITSELF}
+
+
+@pytest.mark.parametrize("number", range(len(CASES)), ids=[case["case"] for case in CASES])
+def test_two_mistakes_are_told_at_once(number: int, tmp_path: Path) -> None:
+    """Each case together with some of the others: what is wrong with a value never hides behind another mistake."""
+    one = CASES[number]
+    codes = {problem.rpartition("[")[2].rstrip("]") for problem in one["problems"]}
+    if codes & NOTHING_TO_READ or "ALL" in {change["old"] for change in one["change"]} or "beside" in one:
+        return
+    for other in CASES[number % OTHERS :: OTHERS]:
+        both = [*one["change"], *other["change"]]
+        text = GOOD
+        for change in both:
+            if text.count(change["old"]) == 1:
+                text = text.replace(change["old"], change["new"])
+        if len({change["old"] for change in both}) < len(both) or any(change["new"] not in text for change in both):
+            continue  # both change one place
+        if "tunnels as a list" in (one["case"], other["case"]):  # there is no tunnel to say anything of
+            continue
+        (tmp_path / "network.yaml").write_text(text)
+        found = told_by_itself({"problems": problems(tmp_path)})
+        whole = {problem.rpartition("[")[2].rstrip("]") for problem in other["problems"]}
+        wanted = told_by_itself(one) | told_by_itself(other) if not whole & NOTHING_TO_READ else set()
+        gone = {code for _, code in wanted - found}
+        assert not gone, f"{one['case']} and {other['case']}: {wanted - found}"
+
+
 def test_every_code_has_a_case(tmp_path: Path) -> None:
     told = {problem.rpartition("[")[2].rstrip("]") for case in CASES for problem in case["problems"]}
     # those that need more than text: the tests below

@@ -27,10 +27,12 @@ def check(source: Source, d: Description) -> None:
 
 def _services(source: Source, d: Description) -> None:
     mine = entrypoint_tunnels(d)
+    ends = [("tunnels", name, "hosts", d.entrypoint or "") for name in mine]
+    unsure = source.unsure(("entrypoint",)) or source.lacks(("tunnels",), 3) or any(map(source.touched, ends))
     here = {GATEWAY_SERVICE, *(s for name in mine if (s := d.tunnels[name].hosts[d.entrypoint or ""].compose_service))}
     known = {*mine, GATEWAY_INTERFACE}
     for service, interfaces in d.services.items():
-        if service not in here and not source.touched(("tunnels",)) and not source.unsure(("entrypoint",)):
+        if service not in here and not unsure:
             message = f"the entrypoint has no service {service}{near(service, here)}"
             source.problem(("services", service), message, "unknown-service")
         for number, interface in enumerate(interfaces):

@@ -16,7 +16,7 @@ from mrvpn.schema.source import Path_, Source
 def check(source: Source, d: Description) -> None:
     """Adds what is wrong with hosts."""
     hosts = {host for tunnel in d.tunnels.values() for host in tunnel.hosts}
-    unsure = source.touched(("tunnels",))
+    unsure = source.lacks(("tunnels",), 3)  # a host of a tunnel, at most
     if d.entrypoint and d.tunnels and d.entrypoint not in hosts and not unsure:
         message = f"{d.entrypoint} has no end of any tunnel{near(d.entrypoint, hosts)}"
         source.problem(("entrypoint",), message, "entrypoint")
@@ -110,8 +110,8 @@ def _behind(source: Source, d: Description) -> None:
             if name not in mine or host == d.entrypoint or name in exits or unsure:
                 continue
             declared = [p for p in end.allowed_nets if network(p).prefixlen >= 8 and not network(p).is_multicast]
-            if not declared and not (options and options.lan):
+            if not declared and not (options and options.lan) and not source.unsure(("hosts", host, "lan")):
                 message = (
                     f"no rule uses {name} as an exit, and nothing is declared behind {host}: write hosts.{host}.lan"
                 )
-                source.problem(here, message, "no-lan", warning=True)
+                source.problem(here, message, "no-lan", warning=True, absent=True)

@@ -22,7 +22,9 @@ def check(source: Source, d: Description) -> None:
             _exit(source, d, route.interface, mine, (*path, "interface"))
             _carries(source, d, route, path)
         if not (route.country or route.domain or route.suffix or route.net or route.list):
-            source.problem(path, "matches nothing: give it country, domain, suffix, list or net", "no-match")
+            source.problem(
+                path, "matches nothing: give it country, domain, suffix, list or net", "no-match", absent=True
+            )
         _countries(source, route, path)
         _names(source, d, route, path)
     _exits(source, d, mine)
@@ -124,7 +126,7 @@ def _circles(follows: dict[str, list[str]]) -> list[list[str]]:
 def _lists(source: Source, d: Description, mine: dict[str, None]) -> None:
     for name, options in d.lists.items():
         if (options.url is None) == (options.path is None):
-            source.problem(("lists", name), "needs one of `url` and `path`", "list-place")
+            source.problem(("lists", name), "needs one of `url` and `path`", "list-place", absent=True)
         if options.exit is not None:
             _exit(source, d, options.exit, mine, ("lists", name, "exit"))
     database = d.routing.country_database

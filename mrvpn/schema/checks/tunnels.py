@@ -41,16 +41,16 @@ def _subnet(source: Source, name: str, tunnel: Tunnel) -> None:
 def _sides(source: Source, name: str, tunnel: Tunnel) -> None:
     path = ("tunnels", name, "hosts")
     if len(tunnel.hosts) < 2:
-        source.problem(path, "a tunnel needs two hosts at least", "tunnel-ends")
+        source.problem(path, "a tunnel needs two hosts at least", "tunnel-ends", absent=True)
         return
     listening = {host for host, end in tunnel.hosts.items() if end.expose}
     if not listening:
-        source.problem(path, "no host listens: give one of them `expose: PORT`", "no-exposed-side")
+        source.problem(path, "no host listens: give one of them `expose: PORT`", "no-exposed-side", absent=True)
     elif len(tunnel.hosts) > 2:
         deaf = sorted(set(tunnel.hosts) - listening)
         if len(deaf) > 1:
             message = f"{' and '.join(deaf)} cannot reach each other, as neither listens: their traffic goes by another"
-            source.problem(path, message, "no-exposed-pair", warning=True)
+            source.problem(path, message, "no-exposed-pair", warning=True, absent=True)
     for one in (4, 6):
         groups: list[tuple[str, IPNetwork]] = []
         for host, end in tunnel.hosts.items():
@@ -121,7 +121,9 @@ def _overlaps(source: Source, d: Description) -> None:
         prefix = getattr(d.firezone, key)
         owned += [(network(prefix), ("firezone", key))] if prefix else []
     for (wide, wide_path), (narrow, path) in nested(owned):
-        if path == wide_path:
+        if (
+            path == wide_path or source.unsure(path) or source.unsure(wide_path)
+        ):  # a default in place of what was written
             continue
         if path not in source.places:  # a default of ours: what was written is what can be changed
             (wide, wide_path), (narrow, path) = (narrow, path), (wide, wide_path)
@@ -144,14 +146,15 @@ def nested(
 
 def _ports(source: Source, d: Description) -> None:
     taken: dict[tuple[str, int], str] = {}
-    low, high = d.port_range or (0, 65535)
+    reserved = d.port_range
+    low, high = reserved or (0, 0)
     if low > high:
         source.problem(("port_range",), f"{low} is above {high}: write [first, last]", "port-range")
-        return
+        reserved = None
     if d.entrypoint:
         port = d.firezone.fz_wireguard_port
         taken[d.entrypoint, port] = "firezone.fz_wireguard_port"
-        if d.port_range and low <= port <= high:
+        if reserved and low <= port <= high:
             message = f"port {port} is inside port_range {low}-{high}, which is for tunnels: choose one outside"
             source.problem(("firezone", "fz_wireguard_port"), message, "port-taken")
     for name, tunnel in d.tunnels.items():
@@ -163,7 +166,7 @@ def _ports(source: Source, d: Description) -> None:
             other = taken.setdefault((host, port), name)
             if other != name:
                 source.problem(path, f"port {port} is taken by {other} on the same host", "port-taken")
-            if d.port_range and end.compose_service and not low <= port <= high:
+            if reserved and end.compose_service and not low <= port <= high:
                 message = f"port {port} is outside port_range {low}-{high}: the gateway restarts to publish it"
                 source.problem(path, message, "port-range", warning=True)
 
