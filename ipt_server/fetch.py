@@ -33,8 +33,9 @@ class FetchRefused(Exception):
 
 @dataclass
 class Seen:
-    """What is known of the copy at hand."""
+    """What is known of the copy at hand, and where it came from: another source's says nothing of this one."""
 
+    source: str = ""
     etag: str = ""
     modified: str = ""
     size: int = 0
@@ -47,17 +48,19 @@ def fetch(
     """Brings `target` up to date; True where it was replaced, False where nothing is new. Raises FetchRefused.
 
     `accept` is given the new file before it takes the old one's place and raises what it likes to refuse it. `mark`: of
-    the exit to go through. `checksum`: a URL or path whose first word of 64 hex digits is the file's SHA-256.
+    the exit to go through. `checksum`: a URL or path that holds the file's SHA-256, alone or as sha256sum writes it.
     """
     notes = target.with_name(target.name + ".json")
     seen = _noted(notes) if target.exists() else Seen()
+    if seen.source != _url(source):
+        seen = Seen()
     new = target.with_name("new-" + target.name)  # its ending says what it is
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         found = _get(source, new, seen, mark)
         if found is None:
             return False
-        _checked(source, found, seen, target, checksum, mark)
+        _checked(source, found, seen, checksum, mark)
         if found.sha256 == seen.sha256:
             _note(notes, found)
             return False
@@ -72,16 +75,23 @@ def fetch(
             new.unlink(missing_ok=True)
 
 
-def _checked(source: str, found: Seen, seen: Seen, target: Path, checksum: str | None, mark: int | None) -> None:
-    old = seen.size or (target.stat().st_size if target.exists() else 0)
+def came_from(target: Path) -> str:
+    """The URL of the file at hand; empty where that is not known."""
+    return _noted(target.with_name(target.name + ".json")).source if target.exists() else ""
+
+
+def _checked(source: str, found: Seen, seen: Seen, checksum: str | None, mark: int | None) -> None:
     if not found.size:
         raise FetchRefused(f"{source}: is empty")
-    if old and found.size < old * SHRINK:
-        raise FetchRefused(f"{source}: shrank from {old} to {found.size} bytes; the old one is kept")
+    if found.size < seen.size * SHRINK:
+        raise FetchRefused(f"{source}: shrank from {seen.size} to {found.size} bytes; the old one is kept")
     if checksum is not None:
         with _open(checksum, mark, {}) as answer:
-            digits = re.search(r"\b[0-9a-fA-F]{64}\b", answer.read(1 << 16).decode(errors="replace"))
-        if digits is None or digits[0].lower() != found.sha256:
+            told = answer.read(1 << 20).decode(errors="replace")
+        name = re.escape(urllib.parse.unquote(urllib.parse.urlsplit(source).path).rpartition("/")[2])
+        digits = re.search(rf"(?m)^([0-9a-fA-F]{{64}})[ *]+(?:\S*/)?{name}\s*$", told)  # one of several files
+        digits = digits or re.search(r"\b([0-9a-fA-F]{64})\b", told)
+        if digits is None or digits[1].lower() != found.sha256:
             raise FetchRefused(f"{source}: its SHA-256 is {found.sha256}, not what {checksum} says")
 
 
@@ -111,13 +121,16 @@ def _get(source: str, new: Path, seen: Seen, mark: int | None) -> Seen | None:
         out.flush()
         os.fsync(out.fileno())
         headers = answer.headers
-    return Seen(headers.get("ETag", ""), headers.get("Last-Modified", ""), size, digest.hexdigest())
+    return Seen(_url(source), headers.get("ETag", ""), headers.get("Last-Modified", ""), size, digest.hexdigest())
 
 
 def _open(source: str, mark: int | None, headers: dict[str, str]) -> Any:
-    url = source if re.match(r"(?:https?|file)://", source) else Path(source).resolve().as_uri()
     opener = urllib.request.build_opener(_Http(mark), _Https(mark))
-    return opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    return opener.open(urllib.request.Request(_url(source), headers=headers), timeout=TIMEOUT)
+
+
+def _url(source: str) -> str:
+    return source if re.match(r"(?:https?|file)://", source) else Path(source).resolve().as_uri()
 
 
 def _connector(mark: int | None) -> Callable[..., socket.socket]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import ipaddress
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import re2
@@ -57,24 +57,38 @@ def parse(text: str, kind: str = "auto", attributes: Iterable[str] = ()) -> Name
     `attributes`: of geosite, `cn` takes only the entries with `@cn`, `!ads` all but those with `@ads`.
     """
     kind = guess(text) if kind == "auto" else kind
-    line_of = _LINES[kind]
-    found, first, lines = Names(), "", 0
-    wanted = frozenset(attributes)
-    for number, line in enumerate(io.StringIO(text, newline=None), 1):  # line by line: other threads run in between
-        line = line.strip().removeprefix("\ufeff")
-        if not line or line[0] in "#!;" or line.startswith("//"):
-            continue
-        lines += 1
+    found, lines = _read(entries(text), kind, frozenset(attributes))
+    if not len(found):
+        raise ListRefused(f"holds no names ({lines} lines read as a {kind} list)")
+    return found
+
+
+def checked(text: str) -> None:
+    """Refuses a text that is no list of geosite; it may include others, and hold nothing else. Raises ListRefused."""
+    _read(((n, line) for n, line in entries(text) if not line.startswith("include:")), "geosite", frozenset())
+
+
+def _read(lines: Iterable[tuple[int, str]], kind: str, wanted: frozenset[str]) -> tuple[Names, int]:
+    """What the lines cover, and their number. Raises ListRefused."""
+    line_of, found, first, count = _LINES[kind], Names(), "", 0
+    for number, line in lines:
+        count += 1
         try:
             line_of(line, found, wanted)
         except ValueError as error:
             found.strange += 1
             first = first or f"line {number}: {error}"
-    if found.strange > TOLERATED * lines:
-        raise ListRefused(f"{first}; {found.strange} of {lines} lines are no entries of a {kind} list")
-    if not len(found):
-        raise ListRefused(f"holds no names ({lines} lines read as a {kind} list)")
-    return found
+    if found.strange > TOLERATED * count:
+        raise ListRefused(f"{first}; {found.strange} of {count} lines are no entries of a {kind} list")
+    return found, count
+
+
+def entries(text: str) -> Iterator[tuple[int, str]]:
+    """The lines that are no comment, with their numbers."""
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):  # line by line: other threads run in between
+        line = line.strip().removeprefix("\ufeff")
+        if line and line[0] not in "#!;" and not line.startswith("//"):
+            yield number, line
 
 
 def guess(text: str) -> str:
@@ -220,17 +234,20 @@ def _clash(line: str, found: Names, wanted: frozenset[str]) -> None:
             raise _Strange(f"{line[:60]!r} is no rule of a rule-set")
 
 
-def _geosite(line: str, found: Names, wanted: frozenset[str]) -> None:
-    text = line.partition(" #")[0].strip()
-    entry, *marks = re.split(r"\s+|:(?=@)", text)
-    have = {mark[1:] for mark in marks if mark.startswith("@")}
+def entry(line: str) -> tuple[str, str, list[str]]:
+    """Kind, value and marks (`@attribute`, `&list`) of a line of geosite. Raises ValueError."""
+    text, *marks = re.split(r"\s+|:(?=@)", line.partition(" #")[0].strip())
     if any(not mark.startswith(("@", "&")) for mark in marks):
         raise _Strange(f"{line[:60]!r}: what follows a name is an attribute, such as @cn")
-    kind, colon, value = entry.partition(":")
-    if not colon:
-        kind, value = "domain", entry
+    kind, colon, value = text.partition(":")
+    return (kind, value, marks) if colon else ("domain", text, marks)
+
+
+def _geosite(line: str, found: Names, wanted: frozenset[str]) -> None:
+    kind, value, marks = entry(line)
+    have = {mark[1:] for mark in marks if mark.startswith("@")}
     if kind == "include":
-        raise _Strange(f"{line[:60]!r}: includes are not followed; take the exported list, which has none")
+        raise _Strange(f"{line[:60]!r}: only a list from a file or a URL has other files beside it")
     required = {w for w in wanted if not w.startswith("!")}
     if (required and not required & have) or any(w[1:] in have for w in wanted if w.startswith("!")):
         found.other += 1

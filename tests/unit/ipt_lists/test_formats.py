@@ -138,7 +138,7 @@ def test_formats_are_told_apart(text: str, kind: str) -> None:
         ("DOMAIN-REGEX,(?=x)\n", "clash", "linear time"),
         ("DOMAIN-REGEX,\n", "clash", "is empty"),
         ("regexp:\n", "geosite", "is empty"),
-        ("include:other\n", "geosite", "includes are not followed"),
+        ("include:other\n", "geosite", "has other files beside it"),
         ("regexp:(((\n", "geosite", "linear time"),
         ("other:x.com\n", "geosite", "is none of full, domain, keyword, regexp"),
         ("keyword:a\n", "geosite", "at least two characters"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
+from urllib.parse import unquote
 
 import pytest
 
@@ -18,9 +21,10 @@ GOOD = "".join(f"n{n}.example.com\n" for n in range(100))
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `text` with an ETag; counts what it sent whole and what was still the same."""
+    """Serves `text`, and `files` by name, with an ETag; counts what it sent whole and what was still the same."""
 
     text, status, whole, same = GOOD, 200, 0, 0
+    files: ClassVar[dict[str, str]] = {}
 
     @property
     def url(self) -> str:
@@ -31,7 +35,11 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        body = self.server.text.encode()
+        name = unquote(self.path.partition("?")[0]).removeprefix("/")
+        if self.server.files and name not in self.server.files:
+            self.send_error(404)
+            return
+        body = self.server.files.get(name, self.server.text).encode()
         if self.path.endswith(".sha256"):
             body = hashlib.sha256(body).hexdigest().encode()
         tag = f'"{hashlib.sha256(body).hexdigest()}"'
@@ -115,6 +123,96 @@ def test_checksum(server: Server, lists: Subscriptions) -> None:
     bad = NameList(url=server.url, checksum=server.url)
     server.text += "more.example.com\n"
     assert not lists.refresh("video", bad) and "SHA-256" in lists.problems["video"]
+
+
+INCLUDED = {
+    "data/mine": "full:www.example.com\ninclude:a @-ads\n",
+    "data/a": "a.example\nads.example @ads\ninclude:geolocation-!cn\n",
+    "data/geolocation-!cn": "".join(f"n{n}.example\n" for n in range(50)),
+}
+
+
+def test_what_a_url_includes_is_fetched_beside_it_and_followed(server: Server, lists: Subscriptions) -> None:
+    server.files = dict(INCLUDED)
+    of = NameList(url=server.url.replace("list.txt", "data/mine?key=1"), format="geosite")
+    assert lists.refresh("mine", of) and lists.problems == {}
+    names, first = lists.read({"mine": of})
+    assert names["mine"].exact == ["www.example.com"] and names["mine"].suffixes[:2] == ["a.example", "n0.example"]
+    assert first.entries == {"mine": 52} and server.whole == 3
+    assert not lists.refresh("mine", of) and (server.whole, server.same) == (3, 3), "asked for each, none is new"
+    server.files["data/geolocation-!cn"] += "more.example\n"  # the list itself is the same
+    assert lists.refresh("mine", of) and (server.whole, server.same) == (4, 5)
+    assert lists.read({"mine": of})[1].entries == {"mine": 53}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"data/a": None}, "include:a: http://.*/data/a.*: HTTP Error 404"),
+        (
+            {"data/geolocation-!cn": None},
+            "include:a: line 3: include:geolocation-!cn: http://.*%21cn.*: HTTP Error 404",
+        ),
+        (
+            {"data/geolocation-!cn": "<html>no such page</html>\n" * 30},
+            "include:geolocation-!cn: .*lines are no entries",
+        ),
+        ({"data/geolocation-!cn": "n1.example\n"}, "include:geolocation-!cn: .*shrank from"),
+        ({"data/a": "a.example  # " + "padded" * 20 + "\n"}, "shrank from 52 to 2 entries"),
+        ({"data/a": "a.example\nads.example @ads\ninclude:a\n" + "#" * 40}, "in a circle: a -> a"),
+        ({"data/a": "a.example\nads.example @ads\ninclude:mine\n" + "#" * 40}, "in a circle: mine -> a -> mine"),
+        ({"data/mine": "full:other.example.com\ninclude:a\ninclude:gone\n"}, "include:gone: http://.*: HTTP Error 404"),
+    ],
+)
+def test_an_include_that_is_worse_leaves_the_whole_list_as_it_was(
+    server: Server, lists: Subscriptions, changes: dict[str, str | None], told: str
+) -> None:
+    server.files = dict(INCLUDED)
+    of = NameList(url=server.url.replace("list.txt", "data/mine"))
+    assert lists.refresh("mine", of)
+    before = lists.read({"mine": of})
+    server.files = {name: text for name, text in (INCLUDED | changes).items() if text is not None}
+    assert not lists.refresh("mine", of)
+    assert re.search(told, lists.problems["mine"]), lists.problems
+    assert lists.read({"mine": of}) == before
+    server.files = INCLUDED | {"data/a": "a.example\nb.example\nads.example @ads\ninclude:geolocation-!cn\n"}
+    assert lists.refresh("mine", of) and lists.problems == {}
+    assert lists.read({"mine": of})[1].entries == {"mine": 53}
+
+
+def test_what_a_file_includes_lies_beside_it(tmp_path: Path, lists: Subscriptions) -> None:
+    for name, text in INCLUDED.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    of = {"mine": NameList(path=str(tmp_path / "data" / "mine"))}
+    names, first = lists.read(of)
+    assert len(names["mine"]) == 52 and first.problems == ()
+    (tmp_path / "data" / "a").write_text("a.example\n")
+    _, second = lists.read(of)
+    assert second.entries == {"mine": 2} and second.digest != first.digest
+    (tmp_path / "data" / "a").unlink()
+    names, third = lists.read(of)
+    assert (third.entries, third.digest) == (second.entries, second.digest), "the last good copy, whole"
+    assert "include:a: " in third.problems[0] and "No such file" in third.problems[0]
+
+
+def test_a_checksum_covers_what_is_included(server: Server, lists: Subscriptions) -> None:
+    def sums(*names: str) -> str:
+        return "".join(f"{hashlib.sha256(INCLUDED[name].encode()).hexdigest()}  ./{name}\n" for name in names)
+
+    of = NameList(url=server.url.replace("list.txt", "data/mine"), checksum=server.url.replace("list.txt", "SUMS"))
+    server.files = INCLUDED | {"SUMS": sums("data/mine", "data/a")}
+    assert not lists.refresh("mine", of)
+    assert re.search("include:geolocation-!cn: .*its SHA-256 is ", lists.problems["mine"])
+    server.files["SUMS"] = sums(*INCLUDED)
+    assert lists.refresh("mine", of) and lists.problems == {}
+
+
+def test_another_url_under_the_same_name_is_another_list(server: Server, lists: Subscriptions) -> None:
+    server.files = {"long": GOOD, "short": "one.example\n"}
+    assert lists.refresh("video", NameList(url=server.url.replace("list.txt", "long")))
+    assert lists.refresh("video", NameList(url=server.url.replace("list.txt", "short"))), "chosen, not shrunk"
+    assert lists.problems == {}
 
 
 def test_a_file_of_the_host(tmp_path: Path, lists: Subscriptions) -> None:
