@@ -2,7 +2,8 @@
 
 Knows: the order of things. Must not know: how each is done. A reload is all or nothing: the next generation is
 compiled whole before the kernel is touched, and on any problem the last one stays in force. Nothing is removed when
-the process ends: the kernel goes on.
+the process ends: the kernel goes on. What keeps the first generation from coming about is told by the control socket,
+and tried again.
 """
 
 from __future__ import annotations
@@ -99,6 +100,7 @@ class Daemon:
         self._tables = asyncio.Lock()
         self.started = clock()
         self.problems: list[str] = []
+        self.unsaved: str | None = None  # why the learned table is not on disk
         self.events = Events()
         self.monitor = Monitor(clock, self._health_changed)
         self.metrics = Metrics(self)
@@ -118,8 +120,26 @@ class Daemon:
 
     # --- generations
 
+    async def try_start(self) -> bool:
+        """Makes the first generation; where that cannot be, `problems` says why, and the kernel is as it was."""
+        told, self.problems = self.problems, []
+        try:
+            await self.start()
+        except settings.Refused as error:
+            self.problems = error.problems
+        except KernelProblem as error:
+            self.problems = [f"{error} (it needs CAP_NET_ADMIN, and a namespace of its own)"]
+        except OSError as error:
+            self.problems = [str(error)]
+        if self.generation:
+            return True
+        if self.problems != told:
+            for problem in self.problems:
+                log.error("not started: %s", problem)
+        return False
+
     async def start(self) -> None:
-        """Adopts what the kernel has and brings it to the settings; raises settings.Refused."""
+        """Adopts what the kernel has and brings it to the settings. Raises Refused, KernelProblem, OSError."""
         s = settings.load(self.paths.settings())
         rules = await self._compile(s)
         with contextlib.suppress(OSError):  # what cannot be written is told when it is
@@ -129,15 +149,15 @@ class Daemon:
         observe = self.metrics.taught.observe
         self.teacher = Teacher(rules, learned, self.kernel, self.journal, self.clock, observe)
         self.teacher.take(rules, {})
+        self.server = VerdictServer(s.hook, self.teacher)
         kept = await asyncio.to_thread(self.kernel.apply, rules, self.teacher.elements())
-        self.generation = 1
         self.monitor.watch(s)
         await self._look()
         self._switch_filter(await asyncio.to_thread(self._prepare_filter, rules))
         await self._guard()
         await self._know()
-        self.server = VerdictServer(s.hook, self.teacher)
         self.server.start()
+        self.generation = 1
         await wipe_caches(s.recursor.control)
         log.info("generation 1, version %s, %s table, %d learned", s.version, "kept" if kept else "new",
                  len(learned.entries))  # fmt: skip
@@ -188,6 +208,8 @@ class Daemon:
     async def reload(self) -> dict[str, Any]:
         """Puts the settings on disk in force, or answers with every problem and leaves the old generation as it is."""
         async with self._reloading:
+            if not self.generation:
+                return self._result("applied" if await self.try_start() else "refused")
             try:
                 s = settings.load(self.paths.settings())
                 listed = self.listed.digest
@@ -335,7 +357,7 @@ class Daemon:
         return {
             "result": result,
             "generation": self.generation,
-            "version": self.rules.settings.version,
+            "version": self.rules.settings.version if self.generation else None,
             "problems": self.problems if result == "refused" else [],
             "changes": changes or {},
         }
@@ -352,12 +374,17 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(self.reload()))
         link_events = events.listen()
         loop.add_reader(link_events, self._links, link_events)
-        await self.start()
         control = Control(self, self.paths.control)
         await control.start()
-        self._start(self.refresher.run())
-        self._start(self.keeper.run())
         try:
+            while not stop.is_set() and not self.generation:
+                async with self._reloading:
+                    started = self.generation or await self.try_start()
+                if not started:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(stop.wait(), LOOK_EVERY)
+            self._start(self.refresher.run())
+            self._start(self.keeper.run())
             while not stop.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), LOOK_EVERY)
@@ -367,8 +394,9 @@ class Daemon:
                 await self._know()
                 await self._save()
         finally:
-            self.server.stop()
-            await self._save()
+            if self.generation:
+                self.server.stop()
+                await self._save()
             self.monitor.stop()
             for task in self._tasks:
                 task.cancel()
@@ -443,8 +471,11 @@ class Daemon:
     async def _save(self) -> None:
         try:
             await asyncio.to_thread(self.teacher.save)
+            self.unsaved = None
         except OSError as error:
-            log.warning("the learned table was not saved: %s", error)
+            if self.unsaved is None:
+                log.warning("the learned table was not saved: %s", error)
+            self.unsaved = str(error)
 
 
 def difference(old: RuleSet, new: RuleSet) -> dict[str, Any]:

@@ -166,7 +166,9 @@ async def flush(daemon: Daemon, what: str, destination: str | None, exit_: str |
 
 
 def status(daemon: Daemon) -> dict[str, Any]:
-    """What there is to say in one answer."""
+    """What there is to say in one answer; before the first generation only what keeps it from coming about."""
+    if not daemon.generation:
+        return {"ready": False, "generation": 0, "version": None, "problems": daemon.problems}
     s = daemon.rules.settings
     problems = [*daemon.problems, *daemon.listed.problems, *daemon.lists.problems.values()]
     try:
@@ -196,7 +198,10 @@ def status(daemon: Daemon) -> dict[str, Any]:
         ],
         "lists": dict(daemon.listed.entries),
         "bypass": bypass.attempts(),
-        "warnings": [f"net.{name}.fwmark_reflect is not 1: ICMP errors go the wrong way" for name in reflect],
+        "warnings": [
+            *(f"net.{name}.fwmark_reflect is not 1: ICMP errors go the wrong way" for name in reflect),
+            *([f"the learned table is not on disk: {daemon.unsaved}"] if daemon.unsaved else []),
+        ],
         "problems": problems,
     }  # fmt: skip
 

@@ -20,6 +20,7 @@ from typing import Any
 from ipt_server.core.learned import Entry, Key, parse_key
 
 log = logging.getLogger(__name__)
+_MODE = 0o600  # it tells which names clients asked for
 
 
 class Journal:
@@ -43,7 +44,8 @@ class Journal:
             self._late.append(text)
         with contextlib.suppress(OSError):
             if self._file is None:
-                self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE)
+                os.fchmod(self._file, _MODE)  # of an earlier version
             os.write(self._file, text.encode())
 
     def touch(self) -> None:
@@ -62,7 +64,8 @@ class Journal:
         new = self._path.with_suffix(".new")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with new.open("w", encoding="utf-8") as out:
+            new.unlink(missing_ok=True)
+            with open(new, "x", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, _MODE)) as out:
                 for address, entry in entries:
                     out.write(_line(address, entry, self._offset))
                 out.flush()

@@ -51,6 +51,8 @@ class Metrics:
         yield _gauge("mrvpn_generation", "Number of the rules in force.", d.generation)
         yield _gauge("mrvpn_ready", "1 while rules are in force and none of the last reload's problems stands.",
                      int(bool(d.generation and not d.problems)))  # fmt: skip
+        if not d.generation:
+            return
         learned = d.teacher.learned
         yield _gauge("mrvpn_learned_addresses", "Learned addresses alive.", len(learned.entries))
         yield _gauge("mrvpn_learned_limit", "The most learned addresses there may be.", learned.limit)

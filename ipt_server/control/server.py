@@ -35,7 +35,7 @@ class Control:
 
     async def start(self) -> None:
         """Listens; the socket is made with mode 0600 in a folder of mode 0700."""
-        app = web.Application(client_max_size=1 << 16, middlewares=[_problems])
+        app = web.Application(client_max_size=1 << 16, middlewares=[_problems, self._begun])
         app.add_routes(
             [
                 web.get("/status", self._status),
@@ -64,8 +64,16 @@ class Control:
             await self._runner.cleanup()
         self._path.unlink(missing_ok=True)
 
+    @web.middleware
+    async def _begun(self, request: web.Request, handler: Callable[[web.Request], Awaitable[Any]]) -> Any:
+        """Before the first generation nothing can be asked but why, and the settings read once more."""
+        if self._subject.generation or request.path in ("/status", "/reload", "/events", "/metrics"):
+            return await handler(request)
+        return web.json_response({"error": "not started", "problems": self._subject.problems}, status=503)
+
     async def _status(self, _: web.Request) -> web.Response:
-        return web.json_response(await asyncio.to_thread(inquiry.status, self._subject))
+        answer = await asyncio.to_thread(inquiry.status, self._subject)
+        return web.json_response(answer, status=200 if answer["ready"] else 503)
 
     async def _learned(self, _: web.Request) -> web.Response:
         return web.json_response(inquiry.learned(self._subject))

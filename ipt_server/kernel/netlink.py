@@ -275,7 +275,7 @@ class Socket:
         self._make_room(len(data) + (1 << 16))
         try:
             self._socket.send(data)
-            failed = self._answer(first + 1, first + count)
+            failed = self._answer(first, first + count)
         except OSError as error:
             raise KernelRefused(error.errno or errno.EIO, f"netlink: {error.strerror or error}") from None
         if failed:
@@ -295,7 +295,7 @@ class Socket:
         struct.pack_into(">Q", data, one.timeout, max(1, int(seconds * 1000)))
         try:
             self._socket.send(data)
-            failed = self._answer(_ONE_SEQUENCE + 1, _ONE_SEQUENCE + one.count)
+            failed = self._answer(_ONE_SEQUENCE, _ONE_SEQUENCE + one.count)
         except OSError as error:
             raise KernelRefused(error.errno or errno.EIO, f"netlink: {error.strerror or error}") from None
         if failed:
@@ -304,7 +304,8 @@ class Socket:
     def _answer(self, first: int, last: int) -> int:
         """The first error among the answers to messages `first` to `last`, or 0 where the last was acknowledged.
 
-        Answers of an earlier batch that nobody read are passed over by their numbers.
+        `first` is the one that begins the batch: EPERM, for one, is said of it. Answers of an earlier batch that nobody
+        read are passed over by their numbers.
         """
         failed = 0
         while True:

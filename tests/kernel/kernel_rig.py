@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -326,11 +326,11 @@ class RunningDaemon:
         new.write_text(yaml.safe_dump({"version": f"{next(_numbers):016x}", **value}))
         new.rename(self.settings)
 
-    def start(self, ready: bool = True) -> None:
-        """Starts the process; returns when it answers."""
+    def start(self, ready: bool = True, under: Sequence[str] = ()) -> None:
+        """Starts the process, by the command `under`; returns when it answers, or at once."""
         files = ("--settings", self.settings, "--control", self.control, "--state", self.folder / "state")
         run = [sys.executable, "-m", "ipt_server.cli", "run", *map(str, files)]
-        argv = ["ip", "netns", "exec", self._rig.gateway.name, *run]
+        argv = ["ip", "netns", "exec", self._rig.gateway.name, *under, *run]
         environment = {**os.environ, "PYTHONPATH": str(REPO)}
         self.process = subprocess.Popen(argv, env=environment, stdout=self.log.open("ab"), stderr=subprocess.STDOUT)
         if ready:
@@ -339,7 +339,9 @@ class RunningDaemon:
     def _ready(self) -> bool:
         assert self.process is not None and self.process.poll() is None, self.log.read_text()[-2000:]
         try:
-            return bool(self.ask("/status")["ready"])
+            status = self.ask("/status")
+            assert not status["problems"] or status["generation"], status["problems"]
+            return bool(status["ready"])
         except client.NotRunning:
             return False
 
