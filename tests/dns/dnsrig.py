@@ -233,11 +233,18 @@ class Recursor:
         )
         return ["ip", "netns", "exec", NETNS, "unshare", "--mount", "sh", "-c", mounts, "sh", *argv]
 
-    def start(self) -> None:
+    def _script(self, verb: str) -> list[str]:
         script = (REPO / "image/rootfs/usr/local/bin/mrvpn-recursor").read_text()
+        return self._command("sh", "-c", script, "sh", verb)
+
+    def start(self) -> None:
         with (self.folder / "recursor.log").open("ab") as log:
-            self.process = subprocess.Popen(self._command("sh", "-c", script, "sh", "run"), stdout=log, stderr=log)
+            self.process = subprocess.Popen(self._script("run"), stdout=log, stderr=log)
         until("the recursor answers", lambda: "pong" in self.control("ping"))
+
+    def reload(self) -> int:
+        """The exit code of `mrvpn-recursor reload`."""
+        return subprocess.run(self._script("reload"), capture_output=True).returncode
 
     def control(self, *argv: str) -> str:
         """What rec_control answers."""

@@ -1,0 +1,38 @@
+"""What a running recursor takes over, and what it says it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dnsrig import Recursor, ask, records, rendered, view
+
+pytestmark = [pytest.mark.root, pytest.mark.image]
+
+
+def test_who_may_ask_changes_while_it_runs_and_all_else_wants_a_new_one(
+    ds: str, recursor: Recursor, tmp_path: Path
+) -> None:
+    recursor.stop()  # it has the port
+    own = Recursor(tmp_path, fail="open")  # there is no daemon here
+    own.start()
+
+    def change(**changes: Any) -> int:
+        (own.etc / "recursor.yml").write_text(rendered(view(fail="open") | changes)["recursor.yml"])
+        return own.reload()
+
+    try:
+        assert records(ask("www.heise.de"), "A")
+        assert change(allow_from=["192.0.2.0/24"]) == 0
+        assert not records(ask("www.heise.de", tries=1), "A")
+        assert change() == 0
+        assert records(ask("www.heise.de"), "A")
+        assert change(threads=3) == 3
+        assert change() == 0, "it is again as it began"
+        (own.etc / "hook.lua").write_text("-- another\n")
+        assert own.reload() == 3
+        assert own.process is not None and own.process.poll() is None
+    finally:
+        own.stop()
+        recursor.start()
