@@ -101,7 +101,6 @@ def add_exit(
     change.put(("tunnels", tunnel), {"subnet": subnets, "hosts": {host: far, entry: near}})
     if endpoint:
         _endpoint(change, host, endpoint)
-    _serve(change, tunnel)
     if told:
         change.put(("exits", tunnel), {"fallback": told})
     rule = _rule(tunnel, match or {})
@@ -179,7 +178,9 @@ def add_host(
     options = {key: value for key, value in options.items() if value}
     if options:
         change.put(("hosts", name), options)
-    _serve(change, tunnel)
+    for service in change.get(("services",)) or {}:
+        # not by itself: the list is a part of the recursor's container, which would be made anew, for everybody
+        change.notes.append(f"{name} is answered no names: where it should be, add {tunnel} to services.{service}")
     return change
 
 
@@ -292,14 +293,6 @@ def _endpoint(change: Change, host: str, endpoint: str) -> None:
         change.put(("hosts", host), {"endpoint": endpoint})
     else:
         change.put(("hosts", host, "endpoint"), endpoint)
-
-
-def _serve(change: Change, tunnel: str) -> None:
-    """Names are resolved on the new interface, too, where they are on other tunnels."""
-    tunnels = change.get(("tunnels",)) or {}
-    for service, interfaces in (change.get(("services",)) or {}).items():
-        if isinstance(interfaces, list) and any(interface in tunnels for interface in interfaces):
-            change.append(("services", service), tunnel)
 
 
 def _rule(interface: str, match: Mapping[str, Any]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_every_function_has_an_example(run, tree: Path) -> None:
 def test_an_exit_is_added_in_one_commit(run, tree: Path) -> None:
     done = run("add_exit", "de", host="de", endpoint="203.0.113.50", country="DE,AT", apply=False)
     assert "error" not in done, done
-    assert done["files"] == ["gateway.yaml", "hosts.yaml", "routing.yaml", "tunnels.yaml"]
+    assert done["files"] == ["hosts.yaml", "routing.yaml", "tunnels.yaml"], "a new exit is no interface that is served"
     assert git(tree, "log", "--format=%s").splitlines() == ["network: add exit de (de)", "first"]
     assert git(tree, "status", "--porcelain") == "" and done["commit"] == git(tree, "rev-parse", "HEAD")
     assert any("wg_de" in line for line in done["plan"])

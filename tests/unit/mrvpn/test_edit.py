@@ -187,8 +187,9 @@ def test_an_exit_comes_with_all_that_belongs_to_it(texts, network, tmp_path) -> 
         "+    wg_de: {fallback: [wg_uk]}",
     ]
     assert found.texts["routing.yaml"].splitlines()[11].strip().startswith("- {interface: _DEFAULT")
-    assert not [line for name in texts for line in delta(texts[name], found.texts[name]) if line[0] == "-"
-                and "firezone:" not in line]  # fmt: skip
+    assert not [line for name in texts for line in delta(texts[name], found.texts[name]) if line[0] == "-"]
+    # the recursor's interfaces are a part of its container: it would be made anew for everybody
+    assert found.texts["gateway.yaml"] == texts["gateway.yaml"]
 
 
 def test_an_exit_that_rules_need_does_not_go(texts, network, tmp_path) -> None:
@@ -231,5 +232,5 @@ def test_what_makes_no_sense_is_refused(texts, network, call, message: str) -> N
 
 def test_an_office_dials_in(texts, network, tmp_path) -> None:
     new = compiled(changes.add_host(texts, network, "paris", lan=["10.78.0.0/24"]), tmp_path).network
-    assert new is not None and "10.78.0.0/24" in new.mesh4
+    assert new is not None and "10.78.0.0/24" in new.mesh4 and new.description.services == network.description.services
     assert new.description.tunnels["wg_paris"].hosts["entry"].expose.port == 55800
