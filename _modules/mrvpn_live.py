@@ -6,7 +6,9 @@ description, what should run. A part that does not answer is told as an error of
 
 import json
 import os
+import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from salt.exceptions import CommandExecutionError
@@ -15,6 +17,8 @@ REGISTRY = ".mrvpn/keys.json"  # interface -> path of its key, written by mrvpn_
 APPLIED = ".mrvpn/view.json"
 GATEWAY = "firezone"
 HANDSHAKE = 180  # seconds: WireGuard renews a session within them, see section 6.2 of its paper
+PING = ("ping", "-n", "-q", "-c", "10", "-i", "0.05", "-W", "1")  # half a second; one more where nothing answers
+AT_ONCE = 8  # questions to containers: each waits for Docker rather than works
 
 
 def _read(path):
@@ -45,12 +49,16 @@ def applied(root="/opt/mrvpn", version=None):
     return found
 
 
-def _told(service, *command):
-    done = __salt__["mrvpn_docker.exec_in"](service, *command, timeout=10)
+def _out(done):
+    """What a command printed; its last line as an error where it failed."""
     if done["code"]:
         lines = (done["err"] or done["out"]).strip().splitlines()
         raise CommandExecutionError(lines[-1][-300:] if lines else f"exit code {done['code']}")
     return done["out"]
+
+
+def _told(service, *command):
+    return _out(__salt__["mrvpn_docker.exec_in"](service, *command, timeout=10))
 
 
 def dump(text, now):
@@ -79,25 +87,92 @@ def dump(text, now):
     return peers
 
 
-def tunnels(root="/opt/mrvpn"):
+def _interfaces(root):
+    """This host's WireGuard interfaces: ``{interface: (its container, the folder of its files)}``."""
+    found = {}
+    for interface, path in sorted(_read(Path(root) / REGISTRY).items()):
+        parts = Path(path).parts
+        found[interface] = (parts[1] if parts[0] == "wg_tunnels" else GATEWAY, Path(root) / Path(path).parent)
+    return found
+
+
+def _names(folder):
+    """Whose public key is whose, from the peers' files: ``{key: host or client}``."""
+    found = {}
+    for file in folder.glob("live/peers/*.conf"):
+        key = re.search(r"^PublicKey *= *(\S+)", file.read_text(), re.M)
+        if key:
+            found[key.group(1)] = file.stem
+    return found
+
+
+def tunnels(root="/opt/mrvpn", far_ends=None):
     """
     Each WireGuard interface of this host with its peers; ``{"error": text}`` for one that does not answer.
+
+    far_ends
+        ``{interface: {host: address}}`` in the tunnel: those of other hosts are pinged, and their peers get ``loss`` (0
+        to 1) and ``latency`` (ms, None where nothing answered)
 
     CLI Example:
 
     .. code-block:: bash
 
         salt '*' mrvpn_live.tunnels
+        salt entry mrvpn_live.tunnels far_ends='{"wg_uk": {"uk": "10.9.20.1"}}'
     """
-    found = {}
-    for interface, path in sorted(_read(Path(root) / REGISTRY).items()):
-        parts = Path(path).parts
-        service = parts[1] if parts[0] == "wg_tunnels" else GATEWAY
+    interfaces = _interfaces(root)
+    ask = __salt__["mrvpn_docker.exec_in"]  # looked up here: a thread has no loader of its own
+
+    def peers(item):
+        interface, (service, folder) = item
         try:
-            found[interface] = {"peers": dump(_told(service, "wg", "show", interface, "dump"), time.time())}
+            found = dump(_out(ask(service, "wg", "show", interface, "dump", timeout=10)), time.time())
         except CommandExecutionError as error:
-            found[interface] = {"error": str(error)}
+            return {"error": str(error)}
+        names = _names(folder)
+        return {"peers": [{"host": names.get(peer["public_key"]), **peer} for peer in found]}
+
+    def ping(item):
+        interface, address = item
+        try:
+            done = ask(interfaces[interface][0], *PING, address, timeout=10)
+        except CommandExecutionError:  # its container is told by others
+            return {}
+        return pinged(done["out"])
+
+    own = __opts__["id"]
+    wanted = {
+        (interface, host): address
+        for interface, ends in (far_ends or {}).items()
+        if interface in interfaces
+        for host, address in ends.items()
+        if host != own
+    }
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        pings = pool.map(ping, [(interface, address) for (interface, _), address in wanted.items()])
+        found = dict(zip(interfaces, pool.map(peers, interfaces.items()), strict=True))
+        figures = dict(zip(wanted, pings, strict=True))
+    for interface, told in found.items():
+        for peer in told.get("peers", []):
+            peer.update(figures.get((interface, peer["host"]), {}))
     return found
+
+
+def pinged(text):
+    """
+    What `ping -q` counted: ``loss`` from 0 to 1 and ``latency``, the mean in ms, None where nothing answered.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt entry mrvpn_live.pinged "$(ping -q -c 3 10.9.20.1)"
+    """
+    counted = re.search(r"(\d+) packets transmitted, (\d+) received", text)
+    mean = re.search(r"= [\d.]+/([\d.]+)/", text)
+    sent, received = (int(number) for number in counted.groups()) if counted else (0, 0)
+    return {"loss": round(1 - received / sent, 3) if sent else 1.0, "latency": float(mean.group(1)) if mean else None}
 
 
 def _vtysh(service, command):
@@ -130,35 +205,12 @@ def neighbors(service):
     return found
 
 
-def database(root="/opt/mrvpn", path="mrvpn/country/country.mmdb"):
+def status(root="/opt/mrvpn", far_ends=None):
     """
-    When this host's country database was built, ``{"built": Unix seconds}``; empty where there is none.
+    All of it: ``{"applied", "containers", "tunnels", "ospf", "rules", "software"}``, in one job.
 
-    The figure stands in the metadata at the file's end (MaxMind DB file format 2.0: a key, then an extended uint64).
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt entry mrvpn_live.database
-    """
-    try:
-        with (Path(root) / path).open("rb") as stream:
-            stream.seek(max(0, stream.seek(0, os.SEEK_END) - (128 << 10)))
-            tail = stream.read()
-    except FileNotFoundError:
-        return {}
-    at = tail.rfind(b"build_epoch")
-    if at < 0:
-        return {}
-    at += len(b"build_epoch")
-    size = tail[at] & 0x1F
-    return {"built": int.from_bytes(tail[at + 2 : at + 2 + size], "big")}
-
-
-def status(root="/opt/mrvpn"):
-    """
-    All of it: ``{"applied", "containers", "tunnels", "ospf", "rules", "database"}``, in one job.
+    far_ends
+        as of ``tunnels``: what is pinged
 
     CLI Example:
 
@@ -167,26 +219,32 @@ def status(root="/opt/mrvpn"):
         salt '*' mrvpn_live.status
     """
     found = {"applied": applied(root), "containers": {}, "tunnels": {}, "ospf": {}, "rules": {}}
+    found["software"] = {"salt": __grains__["saltversion"]}
     try:
         running = __salt__["mrvpn_docker.containers"]()
+        found["software"]["docker"] = __salt__["mrvpn_docker.version"]()
     except CommandExecutionError as error:
         return {**found, "error": str(error)}
     found["containers"] = {
         name: "running" if c["running"] and c["health"] in (None, "healthy", "starting") else c["health"] or "stopped"
         for name, c in sorted(running.items())
     }
-    found["tunnels"] = tunnels(root)
-    found["database"] = database(root)
-    for service, container in sorted(running.items()):
-        if not container["running"]:
-            continue
-        ask = {"_frr": ("ospf", neighbors), "_ipt": ("rules", __salt__["mrvpn_ipt.status"])}
-        for ending, (part, function) in ask.items():
-            if service.endswith(ending):
-                try:
-                    found[part][service] = function(service)
-                except (CommandExecutionError, ValueError) as error:
-                    found[part][service] = {"error": str(error)}
+    mine = __salt__  # a thread has no loader of its own: functions are looked up here
+    asked = {"_frr": ("ospf", mine["mrvpn_live.neighbors"]), "_ipt": ("rules", mine["mrvpn_ipt.status"])}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        interfaces = pool.submit(mine["mrvpn_live.tunnels"], root, far_ends)
+        parts = {
+            (asked[ending][0], service): pool.submit(asked[ending][1], service)
+            for service, container in sorted(running.items())
+            for ending in asked
+            if container["running"] and service.endswith(ending)
+        }
+        found["tunnels"] = interfaces.result()
+        for (part, service), answer in parts.items():
+            try:
+                found[part][service] = answer.result()
+            except (CommandExecutionError, ValueError) as error:
+                found[part][service] = {"error": str(error)}
     return found
 
 

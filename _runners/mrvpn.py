@@ -9,6 +9,7 @@ import contextlib
 import functools
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import salt.cache
@@ -31,6 +32,9 @@ ROUTING, KEYS = "orch.routing", "orch.keys"
 TIMEOUT = 60
 FLOWS = 60  # seconds within which traffic should flow by a new tunnel
 CHANGE_WAIT = 120  # seconds for which a change waits for another one to end
+OUTPUTTER = "mrvpn_shown"
+CHANGING = {"add_exit", "remove_exit", "add_host", "add_rule", "remove_rule"}
+SHOWN = {"status", "plan", "apply", "deploy", "rollback", *CHANGING}
 __func_alias__ = {"list_": "list"}
 
 
@@ -44,15 +48,21 @@ def _answers(function):
     @functools.wraps(function)
     def told(*args, **kwargs):
         try:
-            return function(*args, **kwargs)
+            return _for_people(function.__name__, function(*args, **kwargs))
         except Trouble as trouble:
             found = trouble.as_json()
         except (changes.CannotChange, edit.CannotEdit) as error:
             found = {"error": str(error), "problems": []}
         __context__["retcode"] = 1
-        return {**found, "retcode": 1}
+        return _for_people(function.__name__, {**found, "retcode": 1})
 
     return told
+
+
+def _for_people(name, answer):
+    """The answer to `salt-run` itself where no `--out` was given: in the wrapping that Salt takes an outputter from."""
+    asked_for = __opts__.get("fun") == f"mrvpn.{name}" and not __opts__.get("output")
+    return {"data": answer, "outputter": OUTPUTTER} if asked_for and name in SHOWN else answer
 
 
 def _say(text):
@@ -109,8 +119,8 @@ def _fire(tag, data):
 
 def _run(function, **kwargs):
     """Another runner's answer, in full."""
-    runner = salt.runner.RunnerClient(__opts__)
-    return runner.cmd(function, kwarg=kwargs, print_event=False, full_return=True)
+    with salt.runner.RunnerClient(__opts__) as runner:
+        return runner.cmd(function, kwarg=kwargs, print_event=False, full_return=True)
 
 
 def _failures(answer):
@@ -337,15 +347,17 @@ def status(drift=False):
         salt-run mrvpn.status drift=True --out json
     """
     network = _network()
-    root = network.description.mrvpn_root
-    client = _client()
     d = network.description
+    client, other = _client(), _client()  # one for each thread
     routers = [host for host in network.hosts if host in d.hosts and d.hosts[host].os == "routeros"]
     linux = [host for host in network.hosts if host not in routers]
-    answers = asked.ask(client, linux, "mrvpn_live.status", root, timeout=10)
-    rows = asked.ask(client, routers, "routeros.print", "interface/wireguard/peers", timeout=15)
-    answers |= {host: asked.router(told) for host, told in rows.items()}
-    versions = {host: _version(host) for host in linux}
+    with ThreadPoolExecutor(2) as pool:  # what hosts take to answer is time to make their views in
+        its = pool.submit(
+            asked.ask, client, linux, "mrvpn_live.status", d.mrvpn_root, timeout=10, far_ends=asked.far_ends(network)
+        )
+        rows = pool.submit(asked.ask, other, routers, "routeros.print", "interface/wireguard/peers", timeout=15)
+        versions = {host: _version(host) for host in linux}
+        answers = its.result() | {host: asked.router(told) for host, told in rows.result().items()}
     found = asked.status(network, answers, versions, time.time())
     store = _store()
     if store is not None:

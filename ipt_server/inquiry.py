@@ -170,6 +170,7 @@ def status(daemon: Daemon) -> dict[str, Any]:
     if not daemon.generation:
         return {"ready": False, "generation": 0, "version": None, "problems": daemon.problems}
     s = daemon.rules.settings
+    path = daemon.database_in_force()
     problems = [*daemon.problems, *daemon.listed.problems, *daemon.lists.problems.values()]
     try:
         seen = routes.look()
@@ -196,6 +197,11 @@ def status(daemon: Daemon) -> dict[str, Any]:
              "health": daemon.monitor.report(e.name)}
             for e in s.exits
         ],
+        "database": {
+            "built": database.built(path) if path else None,
+            "url": s.country_source and s.country_source.url,
+            "refused": daemon.refresher.refused,
+        },
         "lists": dict(daemon.listed.entries),
         "bypass": bypass.attempts(),
         "warnings": [

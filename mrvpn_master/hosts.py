@@ -13,6 +13,9 @@ from typing import Any, Protocol
 from mrvpn.topology import Network
 
 OK, WARNING, CRITICAL = 0, 1, 2  # exit codes, as monitoring reads them
+NOTICE = OK  # worth a line, nothing that could be mended
+WORDS = {NOTICE: "notice", WARNING: "warning", CRITICAL: "critical"}
+LOSS = 0.2  # of pings by a tunnel: from here on people feel it
 HANDSHAKE = 180  # seconds
 NO_ANSWER = "Minion did not return"
 OLD_DATABASE = 45  # days: countries move by a percent or two a month
@@ -91,19 +94,37 @@ def status(
         exits |= _exits(rules, problems)
         hosts[entry]["generation"] = rules.get("generation")
         hosts[entry]["learned"] = rules.get("learned")
-    built = its.get("database", {}).get("built")
-    if built:
-        days = round((now - built) / 86400, 1)
-        hosts[entry]["database_age_days"] = days
-        if days > OLD_DATABASE:
-            problems.append((WARNING, f"{entry}: the country database is {days:.0f} days old"))
+        problems += _database(entry, rules.get("database") or {}, hosts[entry], now)
     problems.sort(key=lambda item: -item[0])
     return {
         "hosts": hosts,
         "exits": exits,
-        "problems": [f"{'critical' if severity == CRITICAL else 'warning'}: {text}" for severity, text in problems],
+        "problems": [f"{WORDS[severity]}: {text}" for severity, text in problems],
         "retcode": max((severity for severity, _ in problems), default=OK),
     }
+
+
+def far_ends(network: Network) -> dict[str, dict[str, str]]:
+    """{tunnel: {host: its first address there}}: what hosts ping to tell loss and latency."""
+    return {
+        tunnel: {host: own[0].split("/")[0] for host, own in ends.items() if own}
+        for tunnel, ends in network.addresses.items()
+    }
+
+
+def _database(entry: str, told: Mapping[str, Any], row: dict[str, Any], now: float) -> list[tuple[int, str]]:
+    """Its age; an old one is a problem only where a newer one is to be had and did not come."""
+    if not told.get("built"):
+        return []
+    days = round((now - told["built"]) / 86400, 1)
+    row["database_age_days"] = days
+    if days <= OLD_DATABASE:
+        return []
+    text = f"{entry}: the country database is {days:.0f} days old"
+    if told.get("refused"):
+        return [(WARNING, f"{text}, and a newer one was refused: {told['refused']}")]
+    why = "its source has no newer one" if told.get("url") else "it is replaced by hand"
+    return [(NOTICE, f"{text}; {why}")]
 
 
 def router(rows: Any) -> Any:
@@ -123,7 +144,7 @@ def router(rows: Any) -> Any:
             "tx": int(row.get("tx") or 0),
         }
         tunnels.setdefault(str(row.get("interface")), {"peers": []})["peers"].append(peer)
-    return {"applied": {}, "containers": {}, "tunnels": tunnels, "ospf": {}, "rules": {}, "database": {}}
+    return {"applied": {}, "containers": {}, "tunnels": tunnels, "ospf": {}, "rules": {}}
 
 
 def seconds(text: str) -> int:
@@ -160,7 +181,8 @@ def _host(
         for router, state in states.items():
             if not str(state).startswith("Full"):
                 problems.append((WARNING, f"{host}: OSPF on {name}: {router} is {state}"))
-    return {"reachable": True, "version": have, "deployed": wanted, "tunnels": tunnels, "ospf": ospf}
+    found = {"reachable": True, "version": have, "deployed": wanted, "tunnels": tunnels, "ospf": ospf}
+    return {**found, "software": answer.get("software", {})}
 
 
 def _tunnel(host: str, name: str, found: Any, problems: list[tuple[int, str]]) -> Any:
@@ -171,6 +193,8 @@ def _tunnel(host: str, name: str, found: Any, problems: list[tuple[int, str]]) -
         if peer["handshake"] is None or peer["handshake"] > HANDSHAKE:
             age = "never" if peer["handshake"] is None else f"{peer['handshake']} s ago"
             problems.append((CRITICAL, f"{host}: tunnel {name}: last handshake {age}"))
+        elif peer.get("loss", 0) >= LOSS:
+            problems.append((WARNING, f"{host}: tunnel {name}: {peer['loss']:.0%} of pings to {peer['host']} lost"))
     # a peer's key is in the description or the mine: here it would only hide the figures
     return [{key: value for key, value in peer.items() if key != "public_key"} for peer in found["peers"]]
 

@@ -49,6 +49,16 @@ def country(path: Path, address: str) -> str | None:
     return mmdb.country(path, address) if path.name.endswith(".mmdb") else None
 
 
+def built(path: Path) -> int | None:
+    """When a database was made (of an .mmdb), else when its file came here; Unix seconds, None where there is none."""
+    if path.name.endswith(".mmdb"):
+        return mmdb.built(path)
+    try:
+        return int(path.stat().st_mtime)
+    except OSError:
+        return None
+
+
 def digest(path: Path) -> str:
     """The hash of a database's content. Raises DatabaseRefused."""
     try:

@@ -40,6 +40,15 @@ def country(path: Path, address: str) -> str | None:
         return None
 
 
+def built(path: Path) -> int | None:
+    """When the database was made, Unix seconds; None where it cannot be read."""
+    try:
+        with maxminddb.open_database(path) as database:
+            return int(database.metadata().build_epoch)
+    except (OSError, maxminddb.InvalidDatabaseError, ValueError):
+        return None
+
+
 def countries(path: Path, wanted: Collection[str]) -> Ranges:
     """{code: {4: [(first, last)], 6: [...]}} of the wanted countries, neighbours joined. Raises DatabaseRefused."""
     try:

@@ -61,19 +61,16 @@ def test_the_dump_of_wg_is_read_without_its_private_key(netns: str, make_caller:
     assert private in text and private not in str(found)
 
 
-def test_the_databases_age_stands_in_the_database(make_caller: MakeCaller, view: View, tmp_path: Path) -> None:
-    import maxminddb
-    from mmdb_writer import MMDBWriter
-    from netaddr import IPSet
-
-    writer = MMDBWriter(4, "Country", languages=["en"], description="of a test")
-    writer.insert_network(IPSet(["81.2.69.0/24"]), {"country": {"iso_code": "GB"}})
-    writer.to_db_file(str(tmp_path / "country.mmdb"))
-    with maxminddb.open_database(str(tmp_path / "country.mmdb")) as database:
-        built = database.metadata().build_epoch
-    caller = make_caller("entry", view("entry"))
-    assert caller.cmd("mrvpn_live.database", str(tmp_path), "country.mmdb") == {"built": built}
-    assert caller.cmd("mrvpn_live.database", str(tmp_path), "nothing") == {}
+def test_pings_are_counted_whatever_comes_back(make_caller: MakeCaller, view: View, netns: str) -> None:
+    _inside(netns, "ip", "link", "set", "lo", "up")
+    caller = make_caller("uk", view("uk"))
+    near = _inside(netns, "ping", "-n", "-q", "-c", "3", "-i", "0.05", "127.0.0.1")
+    found = caller.cmd("mrvpn_live.pinged", near)
+    assert found["loss"] == 0 and 0 < found["latency"] < 1000
+    far = _inside(netns, "ping", "-n", "-q", "-c", "2", "-i", "0.05", "-W", "1", "192.0.2.1", check=False)
+    assert caller.cmd("mrvpn_live.pinged", far) == {"loss": 1, "latency": None}
+    lossy = near.replace("3 packets transmitted, 3 received", "8 packets transmitted, 6 received")
+    assert caller.cmd("mrvpn_live.pinged", lossy)["loss"] == 0.25
 
 
 def test_the_version_is_recorded_only_where_nothing_failed(make_caller: MakeCaller, view: View, tmp_path: Path) -> None:

@@ -35,11 +35,10 @@ def answers(network) -> dict[str, Any]:
             "tunnels": {name: {"peers": [peer()]} for name in network.ends[host]},
             "ospf": {"frr": {name: {"10.0.0.1": "Full/-"} for name in network.ends[host]}},
             "rules": {},
-            "database": {},
         }
     exits = [{"name": e.name, "up": True, "health": {"reason": ""}} for e in network.exits]
     found["entry"]["rules"] = {"firezone_ipt": {"generation": 7, "learned": 3, "exits": exits, "problems": []}}
-    found["entry"]["database"] = {"built": NOW - 86400}
+    found["entry"]["rules"]["firezone_ipt"]["database"] = {"built": NOW - 86400, "url": None, "refused": None}
     return found
 
 
@@ -98,7 +97,16 @@ def _no_daemon(found: dict[str, Any]) -> None:
 
 
 def _old_database(found: dict[str, Any]) -> None:
-    found["entry"]["database"] = {"built": NOW - 100 * 86400}
+    found["entry"]["rules"]["firezone_ipt"]["database"]["built"] = NOW - 100 * 86400
+
+
+def _refused_database(found: dict[str, Any]) -> None:
+    _old_database(found)
+    found["entry"]["rules"]["firezone_ipt"]["database"]["refused"] = "it is no database"
+
+
+def _lossy(found: dict[str, Any]) -> None:
+    found["uk"]["tunnels"]["wg_uk"]["peers"] = [peer() | {"host": "entry", "loss": 0.3, "latency": 12.5}]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +122,9 @@ def _old_database(found: dict[str, Any]) -> None:
         (_exchange, 1, "warning: entry: OSPF on wg_uk: 10.0.0.1 is ExStart/-"),
         (_exit_down, 2, "critical: exit wg_uk is down: no handshake"),
         (_no_daemon, 2, "critical: entry: firezone_ipt: not running"),
-        (_old_database, 1, "warning: entry: the country database is 100 days old"),
+        (_old_database, 0, "notice: entry: the country database is 100 days old; it is replaced by hand"),
+        (_refused_database, 1, "warning: entry: the country database is 100 days old, and a newer one was refused: it"),
+        (_lossy, 1, "warning: uk: tunnel wg_uk: 30% of pings to entry lost"),
     ],
 )
 def test_one_thing_is_wrong(network, answers: dict[str, Any], mutate: Any, code: int, problem: str) -> None:
