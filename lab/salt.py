@@ -1,27 +1,31 @@
 """One real salt-master and a real salt-minion per Docker host, keys exchanged beforehand.
 
-Knows: Salt's configuration files and keys. Must not know: the states. Minion keys are never accepted automatically.
+Knows: Salt's configuration files and keys. Must not know: what states do. What MRVPN asks of a master is written by its
+own state `mrvpn.master`, what it asks of a minion comes from the template of `mrvpn.minion`: the lab proves both.
+Beside them stands only what a machine's owner decides: addresses, workers, timers. Minion keys are never accepted
+automatically.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import jinja2
 import yaml
 
 from lab import hosts, topology
 from lab.deadline import until
 from lab.state import LAB, REPO, RUN, Trouble, alive, processes, sh, spawn, stop
 from lab.topology import ENTRY, MANAGED, MASTER, Host
+from mrvpn import compiler, views
 
 BIN = REPO / ".venv" / "bin"
 DESCRIPTION = LAB / "network"  # the lab's own copy of pillar/network: checks edit it
-FILES = LAB / "files"  # a second file root: what is not in the repository
+FILES = LAB / "files"  # the file root for what is not in the repository
 EXAMPLE = REPO / "pillar" / "network"
 
 
@@ -45,17 +49,7 @@ def _master_config() -> dict[str, object]:
         "worker_threads": 4,
         "timeout": 30,
         "gather_job_timeout": 15,
-        "file_roots": {"base": [str(REPO / "salt"), str(REPO / "ext"), str(FILES)]},
         "pillar_roots": {"base": [str(LAB / "no-pillar")]},
-        "pillar_dirs": [str(REPO / "_pillar")],
-        "runner_dirs": [str(REPO / "_runners")],
-        "ext_pillar": [{"mrvpn": {"path": str(DESCRIPTION), "secrets": "/etc/salt/mrvpn/secrets.yaml"}}],
-        "reactor": [{"mrvpn/schema/changed": [str(REPO / "reactor" / "schema_changed.sls")]}],
-        "peer": {},
-        "peer_run": {},
-        "file_recv": False,
-        "auto_accept": False,
-        "open_mode": False,
         "log_level_logfile": "warning",
         "state_output": "changes",
     }
@@ -67,10 +61,6 @@ def _minion_config(host: Host) -> dict[str, object]:
         "master": topology.MASTER.ipv4,
         "user": "root",
         "log_level_logfile": "warning",
-        "mine_functions": {
-            "mrvpn_public_keys": [{"mine_function": "mrvpn.public_keys"}],
-            "mrvpn_address": [{"mine_function": "mrvpn.address"}],
-        },
         "mine_interval": 60,
         "master_alive_interval": 0,
         "acceptance_wait_time": 1,
@@ -80,6 +70,33 @@ def _minion_config(host: Host) -> dict[str, object]:
         "auth_timeout": 5,
         "auth_tries": 20,
     }
+
+
+def master_settings(**more: object) -> dict[str, object]:
+    """Applies the state `mrvpn.master` on the master and returns what it changed, {state id: changes}.
+
+    A running master reads its settings when it is started again.
+    """
+    told = {"checkout": str(REPO), "files": str(FILES), "description": str(DESCRIPTION), "user": "root", **more}
+    argv = ["--local", "--id=master", f"--file-root={REPO / 'salt'}", "--out=json", "state.apply", "mrvpn.master"]
+    pillar = json.dumps({"mrvpn_master": told})
+    text = hosts.run(MASTER, str(BIN / "salt-call"), *argv, f"pillar={pillar}", timeout=60)
+    states = json.loads(text)["local"].values()
+    return {state["__id__"]: state["changes"] for state in states if state["changes"]}
+
+
+def _minion_settings() -> dict[str, str]:
+    """{host: the file of the state `mrvpn.minion`} for the example network."""
+    network = compiler.compile_path(EXAMPLE).network
+    assert network is not None
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((REPO / "salt/mrvpn/minion/files/mrvpn.conf.j2").read_text())
+    found = {}
+    for host in network.hosts:
+        view = views.view(network, host, {}, lambda _: None)
+        services = [entry["service"] for entry in view["routing"] or []]
+        found[host] = template.render(root=view["root"], routing=services)
+    return found
 
 
 def _put(host: Host, path: str, text: str, mode: str = "0644") -> None:
@@ -96,8 +113,8 @@ def configure() -> None:
     shutil.copy(database, target)
     (LAB / "no-pillar").mkdir(exist_ok=True)
     _put(MASTER, "/etc/salt/master", yaml.safe_dump(_master_config()))
-    root = yaml.safe_dump({"psk_root": secrets.token_urlsafe(32)})
-    _put(MASTER, "/etc/salt/mrvpn/secrets.yaml", root, "0600")
+    master_settings()
+    settings = _minion_settings()
     keys = RUN / "keys"
     keys.mkdir(parents=True, exist_ok=True)
     keys.chmod(0o700)
@@ -110,6 +127,7 @@ def configure() -> None:
         public = (keys / f"{host.name}.pub").read_text()
         _put(MASTER, f"/etc/salt/pki/master/minions/{host.name}", public)
         _put(host, "/etc/salt/minion", yaml.safe_dump(_minion_config(host)))
+        _put(host, "/etc/salt/minion.d/mrvpn.conf", settings[host.name])
         _put(host, "/etc/salt/pki/minion/minion.pem", (keys / f"{host.name}.pem").read_text(), "0400")
         _put(host, "/etc/salt/pki/minion/minion.pub", public)
         _put(host, "/etc/salt/pki/minion/minion_master.pub", (keys / "master.pub").read_text())
@@ -146,8 +164,7 @@ def wait_minions(names: Sequence[str] = tuple(h.name for h in MANAGED), seconds:
 
 def salt(target: str, *argv: str, timeout: float = 120, check: bool = True) -> dict[str, object]:
     """Runs `salt TARGET ...` on the master and returns {minion: answer}; "-L" as target takes a list next."""
-    command = [str(BIN / "salt"), f"--timeout={int(timeout)}", "--out=json", "--static", "--out-file-append"]
-    command = [part for part in command if part != "--out-file-append"]
+    command = [str(BIN / "salt"), f"--timeout={int(timeout)}", "--out=json", "--static"]
     text = hosts.run(MASTER, *command, target, *argv, check=False, timeout=timeout + 60)
     found: dict[str, object] = {}
     decoder = json.JSONDecoder()
@@ -170,7 +187,8 @@ def run(*argv: str, timeout: float = 180) -> object:
 
 def apply(target: str = "*", *argv: str, timeout: float = 300) -> dict[str, dict[str, object]]:
     """`salt TARGET state.apply ...`: {minion: {state id: result}}; Trouble with every failed state's comment."""
-    answers = salt(target, "state.apply", *argv, timeout=timeout)
+    # the reactor may be applying to a host that has just come up
+    answers = salt(target, "state.apply", *argv, "queue=True", timeout=timeout)
     failed = []
     for name, answer in answers.items():
         if not isinstance(answer, dict):

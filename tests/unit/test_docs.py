@@ -137,6 +137,7 @@ def test_the_masters_settings_of_the_docs_are_those_that_the_state_writes() -> N
     template = environment.from_string((REPO / "salt/mrvpn/master/files/mrvpn.conf.j2").read_text())
     written = template.render(
         checkout="/srv/mrvpn",
+        files="/srv/mrvpn-files",
         description="/var/lib/mrvpn/current/network",
         secrets="/etc/salt/mrvpn/secrets.yaml",
         deploy={

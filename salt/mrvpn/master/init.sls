@@ -5,6 +5,7 @@
 {% set repository = given.get('repository') %}
 {% set store = given.get('store', '/var/lib/mrvpn') %}
 {% set folder = given.get('folder', 'network') %}
+{% set files = given.get('files', '/srv/mrvpn-files') %}
 {% set description = store ~ '/current/' ~ folder if repository else given.get('description', '/srv/network/network') %}
 {# Salt's own packages run the master as `salt`: secrets and deployments are that user's #}
 {% set user = given.get('user') or ('salt' if salt['user.info']('salt') else 'root') %}
@@ -17,6 +18,7 @@
     - makedirs: True
     - context:
         checkout: {{ checkout | json }}
+        files: {{ files | json }}
         description: {{ description | json }}
         secrets: {{ given.get('secrets', '/etc/salt/mrvpn/secrets.yaml') | json }}
         deploy: {{ ({'repository': repository, 'branch': given.get('branch', 'main'), 'folder': folder, 'store': store,
@@ -24,6 +26,12 @@
                      'apply': given.get('apply', False)} if repository else none) | json }}
         webhook: {{ given.get('webhook') | json }}
         poll: {{ given.get('poll') | json }}
+
+# what hosts are given and no repository holds, such as the country database: below it, mrvpn/country/country.mmdb
+{{ files }}:
+  file.directory:
+    - user: {{ user }}
+    - makedirs: True
 
 /etc/salt/mrvpn:
   file.directory:
