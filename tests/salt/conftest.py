@@ -6,6 +6,7 @@ import copy
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,6 +49,26 @@ def make_caller(tmp_path: Path) -> Callable[..., Any]:
     def make(host: str, its_view: dict[str, Any] | None, **extra: Any) -> Any:
         rig.prepare(tmp_path, host, its_view)
         return rig.caller(tmp_path, **extra)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def minion_with_root() -> Callable[[Any, str, Path, Path], Any]:
+    """`minion_with_root(master, name, folder, root)`: a minion that sees `folder/own/name` at `root`, as on a host."""
+
+    def make(master: Any, name: str, folder: Path, root: Path) -> Any:
+        own, python = folder / "own" / name, folder / f"python-{name}"
+        own.mkdir(parents=True)
+        root.mkdir(exist_ok=True)
+        python.write_text(
+            "#!/bin/sh\n"
+            f'exec unshare --mount sh -c \'mount --bind {own} {root} && exec {sys.executable} "$@"\' python "$@"\n'
+        )
+        python.chmod(0o755)
+        minion = master.salt_minion_daemon(name)
+        minion.python_executable = str(python)
+        return minion
 
     return make
 

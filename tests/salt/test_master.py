@@ -6,9 +6,8 @@ master -- entry (entrypoint), uk (exit)      one tunnel between them; no Docker:
 from __future__ import annotations
 
 import base64
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,9 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(salt_factories: FactoriesManager, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(
+    salt_factories: FactoriesManager, tmp_path_factory: pytest.TempPathFactory, minion_with_root: Callable[..., Any]
+) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     network, roots = folder / "network", folder / "opt"
     network.mkdir()
@@ -69,24 +70,9 @@ def site(salt_factories: FactoriesManager, tmp_path_factory: pytest.TempPathFact
     master = salt_factories.salt_master_daemon("mrvpn-test-master", overrides=_master_options(network, secrets, data))
     with master.started():
         names = ("entry", "uk")
-        minions = {name: master.salt_minion_daemon(name) for name in names}
-        for name, minion in minions.items():
-            minion.python_executable = _own_root(folder, name, roots)
+        minions = {name: minion_with_root(master, name, folder, roots) for name in names}
         with minions["entry"].started(), minions["uk"].started():
             yield Site(master, minions, folder, roots, folder / "own")
-
-
-def _own_root(folder: Path, name: str, root: Path) -> str:
-    """A Python for one minion that sees a folder of its own at `root`, as on a host of its own."""
-    own, python = folder / "own" / name, folder / f"python-{name}"
-    own.mkdir(parents=True)
-    root.mkdir(exist_ok=True)
-    python.write_text(
-        "#!/bin/sh\n"
-        f'exec unshare --mount sh -c \'mount --bind {own} {root} && exec {sys.executable} "$@"\' python "$@"\n'
-    )
-    python.chmod(0o755)
-    return str(python)
 
 
 def _master_options(network: Path, secrets: Path, data: Path) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -117,7 +116,9 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(salt_factories: FactoriesManager, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(
+    salt_factories: FactoriesManager, tmp_path_factory: pytest.TempPathFactory, minion_with_root: Callable[..., Any]
+) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     clone, states = folder / "clone", folder / "states"
     git(folder, "init", "-q", "--bare", "--initial-branch=main", str(folder / "origin.git"))
@@ -143,9 +144,8 @@ def site(salt_factories: FactoriesManager, tmp_path_factory: pytest.TempPathFact
     master = salt_factories.salt_master_daemon("mrvpn-operate-master", overrides=_master(folder, states, port))
     try:
         with master.started():
-            minions = {name: master.salt_minion_daemon(name) for name in ("entry", "uk", "de")}
-            for name, minion in minions.items():
-                minion.python_executable = _own_root(folder, name, folder / "opt")
+            names = ("entry", "uk", "de")
+            minions = {name: minion_with_root(master, name, folder, folder / "opt") for name in names}
             with minions["entry"].started(), minions["uk"].started(), minions["de"].started():
                 yield Site(master, minions, folder, clone, port)
     finally:
@@ -153,19 +153,6 @@ def site(salt_factories: FactoriesManager, tmp_path_factory: pytest.TempPathFact
             del os.environ["DOCKER_HOST"]
         else:
             os.environ["DOCKER_HOST"] = before
-
-
-def _own_root(folder: Path, name: str, root: Path) -> str:
-    """A Python for one minion that sees a folder of its own at `root`, as on a host of its own."""
-    own, python = folder / "own" / name, folder / f"python-{name}"
-    own.mkdir(parents=True)
-    root.mkdir(exist_ok=True)
-    python.write_text(
-        "#!/bin/sh\n"
-        f'exec unshare --mount sh -c \'mount --bind {own} {root} && exec {sys.executable} "$@"\' python "$@"\n'
-    )
-    python.chmod(0o755)
-    return str(python)
 
 
 def _master(folder: Path, states: Path, port: int) -> dict[str, Any]:
