@@ -23,8 +23,8 @@ SHORT = 12  # digits of a commit that people compare
 def text(answer: Mapping[str, Any], *, width: int, colour: bool) -> str:
     """An answer as text of that width, with ANSI colours or without."""
     stream = io.StringIO()
-    system = "standard" if colour else None
-    console = Console(file=stream, width=width, force_terminal=colour, color_system=system, highlight=False)
+    console = Console(file=stream, width=width, force_terminal=colour, no_color=not colour, highlight=False,
+                      color_system="standard" if colour else None)  # fmt: skip
     for part in (status if "exits" in answer else change)(answer):
         console.print(part)
     return stream.getvalue().rstrip("\n")
@@ -35,9 +35,10 @@ def status(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     hosts = dict(sorted(found["hosts"].items()))
     titles = ("host", "", "version", "deployed", "Salt", "Docker")
     yield _table("hosts", titles, [_host(name, host) for name, host in hosts.items()])
-    titles = ("tunnel", "host", "peer", "endpoint", "handshake", "received", "sent", "loss", "latency")
+    figures = ("handshake", "received", "sent", "loss", "latency")
     rows = [row for name, host in hosts.items() for row in _tunnels(name, host)]
-    yield _table("tunnels", titles, sorted(rows, key=lambda row: (str(row[0]), str(row[1]))), right=titles[4:])
+    rows.sort(key=lambda row: (str(row[0]), str(row[1])))
+    yield _table("tunnels", ("tunnel", "host", "peer", "endpoint", *figures), rows, right=figures)
     yield _table("OSPF", ("host", "tunnel", "neighbour", "state"), [r for n, h in hosts.items() for r in _ospf(n, h)])
     yield _table("exits", ("exit", "", "why"), [_exit(name, told) for name, told in found["exits"].items()])
     yield Group(Text(), *_lines(found))
@@ -159,7 +160,7 @@ def size(count: int) -> str:
 def duration(seconds: float) -> str:
     """Seconds in the two largest units."""
     left = int(seconds)
-    parts = []
+    parts: list[str] = []
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         if left >= length or (unit == "s" and not parts):
             parts.append(f"{left // length} {unit}")
