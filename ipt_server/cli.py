@@ -21,7 +21,8 @@ from typing import Any
 from ipt_server import settings
 from ipt_server.control import client
 from ipt_server.core.rules import RuleSet
-from ipt_server.kernel import KernelProblem, skeleton
+from ipt_server.kernel import KernelProblem
+from ipt_server.kernel.printed import Printed
 
 CONTROL = Path("/run/ipt-server/control.sock")
 
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
             verb.add_argument("addresses", nargs="*", help="offline: addresses that an answer has for the name")
             verb.add_argument("--client", help="only this client's connections")
         if name == "compile":
-            verb.add_argument("--format", choices=("json", "nft"), default="json")
+            verb.add_argument("--format", choices=("json", "nft", "ip"), default="json")
         if name == "flush":
             verb.add_argument("what", choices=("learned", "flows"))
             verb.add_argument("destination", nargs="?", help="an address, or a name that was learned")
@@ -132,8 +133,10 @@ def _offline(options: argparse.Namespace) -> int:
     if options.verb == "check":
         answer: Any = {"version": rules.settings.version, "rules": len(rules.rules)}
     elif options.verb == "compile":
-        if options.format == "nft":
-            print(skeleton.text(rules), end="")
+        if options.format in ("nft", "ip"):
+            kernel = Printed([e.interface for e in rules.settings.exits if e.interface])
+            kernel.apply(rules, [])
+            print(kernel.nft() if options.format == "nft" else "".join(map(kernel.ip, (4, 6))), end="")
         else:
             print(json.dumps({f"geo{family}": _readable(rules, family) for family in (4, 6)}))
         return 0

@@ -14,10 +14,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from ipt_server.core.failover import exit_of
 from ipt_server.core.learned import Learned
 from ipt_server.core.private import PRIVATE
-from ipt_server.core.rules import RuleSet
 from ipt_server.settings import Settings
 from mrvpn import marks
 
@@ -265,32 +263,6 @@ def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
         f"  meta mark {default:#x} oifname != @links oifname != @ingress masquerade",
         " }",
     ]
-
-
-def text(rules: RuleSet) -> str:
-    """Everything that a generation puts into the kernel, as nft(8) would say it: for people, and for `nft -c`."""
-    s = rules.settings
-    counts = {family: shards(len(rules.intervals[family])) for family in (4, 6)}
-    lines = [table(s, counts)]
-    for family in (4, 6):
-        intervals, kind = rules.intervals[family], ipaddress.IPv4Address if family == 4 else ipaddress.IPv6Address
-        jumps = []
-        for number, (start, stop) in enumerate(cuts(len(intervals), counts[family])):
-            name = geo(family, "a", number, counts[family])
-            part = intervals.part(start, stop)
-            if len(part):
-                lines.append(f"add element inet {TABLE} {name} {{")
-                lines += [f" {kind(first)}-{kind(last)} : {mark:#x}," for first, last, mark in part]
-                lines.append("}")
-                jumps.append(f"{kind(intervals[start][0])}-{kind(intervals[stop - 1][1])} : jump {name}")
-        if counts[family] > 1:
-            lines.append(f"add element inet {TABLE} shard{family}_a {{ {', '.join(jumps)} }}")
-    marked = ", ".join(f"{rule:#x} : {exit_:#x}" for rule, exit_ in exit_of(rules, ()))
-    pairs = ", ".join(f'{e.mark:#x} . "{e.interface}"' for e in s.exits if e.interface)
-    lines.append(f"add element inet {TABLE} current {{ ipv4 : jump look_a, ipv6 : jump look_a }}")
-    lines.append(f"add element inet {TABLE} exit_of {{ {marked} }}")
-    lines += [f"add element inet {TABLE} pair {{ {pairs} }}"] if pairs else []
-    return "\n".join([*lines, ""])
 
 
 def cuts(count: int, shards: int) -> Iterator[tuple[int, int]]:

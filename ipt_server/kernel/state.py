@@ -58,6 +58,12 @@ def stands() -> bool:
     return done.returncode == 0 and f"table inet {skeleton.TABLE}" in done.stdout.splitlines()
 
 
+def says_the_same(before: RuleSet, after: RuleSet) -> bool:
+    """Whether the maps of one generation serve another: the same intervals, with marks that mean the same."""
+    led, leads = dict(exit_of(before, ())), dict(exit_of(after, ()))
+    return before.intervals == after.intervals and all(leads.get(mark, exit_) == exit_ for mark, exit_ in led.items())
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A generation whose chains, small sets, rules and routes are in force and whose maps wait in a buffer."""
@@ -86,7 +92,7 @@ class Kernel:
         self._filling = Socket()  # apart from the one that answers wait for: it is used in a thread
         self._rules: RuleSet | None = None
         self._form: str | None = None
-        self._filled: tuple[str, Mapping[int, Intervals]] | None = None  # a buffer and what it holds
+        self._filled: str | None = None  # the buffer that holds the intervals of `_rules`
 
     def apply(self, rules: RuleSet, learned: Iterable[tuple[Key, int, float]]) -> bool:
         """Makes the kernel what the rules say; returns whether a standing table of the same form was kept."""
@@ -129,10 +135,7 @@ class Kernel:
 
     def _stays(self, rules: RuleSet, buffer: str) -> bool:
         """Whether a buffer that is in force says what these rules say, with marks that mean the same."""
-        if self._rules is None or self._filled != (buffer, rules.intervals):
-            return False
-        before, after = dict(exit_of(self._rules, ())), dict(exit_of(rules, ()))
-        return all(after.get(mark, exit_) == exit_ for mark, exit_ in before.items())
+        return self._rules is not None and self._filled == buffer and says_the_same(self._rules, rules)
 
     def _fill(self, intervals: Intervals, buffer: str, count: int) -> None:
         """Fills a family's maps of a buffer that is not in force, a part at a time: answers wait for no long batch."""
@@ -189,7 +192,7 @@ class Kernel:
         self._opening(batch, prepared.rules, prepared.default, buffer, before)
         self._socket.send(batch)
         self.buffer, self.default, self._rules = buffer, prepared.default, prepared.rules
-        self._filled = (buffer, prepared.rules.intervals)
+        self._filled = buffer
 
     def finish(self, prepared: Prepared) -> None:
         """Empties the buffer that is out of force, beside the loop. Raises KernelRefused.

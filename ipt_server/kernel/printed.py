@@ -1,0 +1,152 @@
+"""A kernel of text: takes what `Kernel` takes, and prints what that has put into its namespace, for nft(8) and ip(8).
+
+Knows: the same order of things as `state`. Must not know: a kernel, processes. For `ipt-server compile`, and for tests
+without root: what it prints, loaded by the tools, is what `Kernel` does (tests/kernel/test_kernel_printed.py).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from ipt_server.core.failover import exit_of
+from ipt_server.core.learned import Change, ClientAddress, Key
+from ipt_server.core.rules import RuleSet
+from ipt_server.kernel import routes, skeleton
+from ipt_server.kernel.state import Prepared, says_the_same
+
+
+class Printed:
+    """Stands where a `Kernel` stands. `links`: the interfaces that are up; `default`: the default route's."""
+
+    def __init__(self, links: Iterable[str] = (), default: str | None = None) -> None:
+        self.down: frozenset[str] = frozenset()
+        self.buffer = "a"
+        self.default = default
+        self._links = frozenset(links)
+        self._rules: RuleSet | None = None
+        self._form: str | None = None
+        self._marked: Mapping[int, int] = {}
+        self._learned: dict[Key, tuple[int, float]] = {}  # mark without its tag, seconds
+
+    def apply(self, rules: RuleSet, learned: Iterable[tuple[Key, int, float]]) -> bool:
+        """As `Kernel.apply`."""
+        prepared = self.prepare(rules)
+        self.commit(prepared, lambda: learned)
+        self.finish(prepared)
+        self.open(rules)
+        return prepared.kept
+
+    def prepare(self, rules: RuleSet) -> Prepared:
+        """As `Kernel.prepare`; nothing is printed of it yet."""
+        counts = _counts(rules)
+        kept = self._form == skeleton.structure(rules.settings, counts)
+        stays = kept and self._rules is not None and says_the_same(self._rules, rules)
+        buffer = self.buffer if stays else "b" if kept and self.buffer == "a" else "a"
+        return Prepared(rules, kept, buffer, self.default, counts)
+
+    def commit(
+        self,
+        prepared: Prepared,
+        learned: Callable[[], Iterable[tuple[Key, int, float]]],
+        changes: Sequence[Change] | None = None,
+    ) -> None:
+        """As `Kernel.commit`."""
+        if changes is not None and prepared.kept and prepared.buffer == self.buffer:
+            self.learn(changes)
+        else:
+            self._learned = {key: (mark, seconds) for key, mark, seconds in learned()}
+        self._rules, self.buffer, self._form = (
+            prepared.rules,
+            prepared.buffer,
+            skeleton.structure(prepared.rules.settings, prepared.counts),
+        )
+        self.open(prepared.rules)
+
+    def finish(self, prepared: Prepared) -> None:
+        """As `Kernel.finish`: no second buffer is printed."""
+
+    def open(self, rules: RuleSet) -> None:
+        """As `Kernel.open`."""
+        self._marked = {skeleton.tagged(mark, self.buffer): exit_ for mark, exit_ in exit_of(rules, self.down)}
+
+    def links_changed(self, rules: RuleSet, seen: routes.Snapshot) -> int:
+        """As `Kernel.links_changed`, of another set of interfaces; the number is 0 where it is the same one."""
+        before = (self._links, self.default)
+        self._links, self.default = seen.links, seen.default_interface()
+        self.open(rules)
+        return int(before != (self._links, self.default))
+
+    def learn(self, changes: Sequence[Change]) -> None:
+        """As `Kernel.learn`; never refuses."""
+        for change in changes:
+            if change.mark is None:
+                self._learned.pop(change.address, None)
+            else:
+                self._learned[change.address] = (change.mark, change.timeout)
+
+    def standing_learned(self) -> list[tuple[str, int, float]]:
+        """As `Kernel.standing_learned`; no time passes here."""
+        return [(str(key), mark, seconds) for key, (mark, seconds) in self._learned.items()]
+
+    def close(self) -> None:
+        """As `Kernel.close`."""
+
+    # --- what is printed
+
+    def nft(self) -> str:
+        """The whole table, for `nft -f -`; "" before the first generation."""
+        if self._rules is None:
+            return ""
+        s, counts = self._rules.settings, _counts(self._rules)
+        lines = [skeleton.table(s, counts)]
+        for family in (4, 6):
+            lines += _maps(self._rules, family, self.buffer, counts[family])
+            elements = [
+                f"{_words(key)} timeout {max(1, int(1000 * seconds))}ms : {skeleton.tagged(mark, self.buffer):#x}"
+                for key, (mark, seconds) in self._learned.items()
+                if key.version == family
+            ]
+            lines += _elements(f"learned{family}", elements)
+        lines += _elements("current", [f"{family} : jump look_{self.buffer}" for family in ("ipv4", "ipv6")])
+        lines += _elements("exit_of", [f"{rule:#x} : {exit_:#x}" for rule, exit_ in self._marked.items()])
+        pairs = [(e.mark, e.interface or self.default) for e in s.exits]
+        lines += _elements("pair", [f'{mark:#x} . "{name}"' for mark, name in pairs if name])
+        return "\n".join([*lines, ""])
+
+    def ip(self, family: int) -> str:
+        """The rules and tables of a family, for `ip -batch -` where none of ours are."""
+        if self._rules is None:
+            return ""
+        s = self._rules.settings
+        nothing = routes.Snapshot(self._links, {4: {}, 6: {}})
+        commands = [f"rule add {rule}" for rule in routes.wanted_rules(s)]
+        return "\n".join([*commands, *routes.table_commands(s, nothing, family), ""])
+
+
+def _counts(rules: RuleSet) -> dict[int, int]:
+    return {family: skeleton.shards(len(rules.intervals[family])) for family in (4, 6)}
+
+
+def _words(key: Key) -> str:
+    return f"{key.client} . {key.address}" if isinstance(key, ClientAddress) else str(key)
+
+
+def _elements(name: str, elements: Sequence[str]) -> list[str]:
+    return [f"add element inet {skeleton.TABLE} {name} {{ {', '.join(elements)} }}"] if elements else []
+
+
+def _maps(rules: RuleSet, family: int, buffer: str, count: int) -> list[str]:
+    """The interval maps of a family in a buffer, an interval a line, and the map that leads to them."""
+    intervals, kind = rules.intervals[family], ipaddress.IPv4Address if family == 4 else ipaddress.IPv6Address
+    lines, jumps = [], []
+    for number, (start, stop) in enumerate(skeleton.cuts(len(intervals), count)):
+        name = skeleton.geo(family, buffer, number, count)
+        part = intervals.part(start, stop)
+        if not len(part):
+            continue
+        lines.append(f"add element inet {skeleton.TABLE} {name} {{")
+        lines += [f" {kind(first)}-{kind(last)} : {skeleton.tagged(mark, buffer):#x}," for first, last, mark in part]
+        lines.append("}")
+        jumps.append(f"{kind(intervals[start][0])}-{kind(intervals[stop - 1][1])} : jump {name}")
+    return [*lines, *(_elements(f"shard{family}_{buffer}", jumps) if count > 1 else [])]
