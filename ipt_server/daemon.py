@@ -58,6 +58,10 @@ class Paths:
     state: Path = Path("/var/lib/mrvpn/state")
     control: Path = Path("/run/ipt-server/control.sock")
 
+    def ready(self) -> Path:
+        """A file that is there while rules are in force: what a health check looks for without a process of its own."""
+        return self.control.with_name("ready")
+
     def settings(self) -> Path:
         """The file that is in force."""
         return self.live if self.live.exists() else self.mounted
@@ -376,6 +380,7 @@ class Daemon:
         loop.add_reader(link_events, self._links, link_events)
         control = Control(self, self.paths.control)
         await control.start()
+        self.paths.ready().unlink(missing_ok=True)
         try:
             while not stop.is_set() and not self.generation:
                 async with self._reloading:
@@ -383,8 +388,10 @@ class Daemon:
                 if not started:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(stop.wait(), LOOK_EVERY)
-            self._start(self.refresher.run())
-            self._start(self.keeper.run())
+            if self.generation:
+                self.paths.ready().touch()
+                self._start(self.refresher.run())
+                self._start(self.keeper.run())
             while not stop.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), LOOK_EVERY)
@@ -394,6 +401,7 @@ class Daemon:
                 await self._know()
                 await self._save()
         finally:
+            self.paths.ready().unlink(missing_ok=True)
             if self.generation:
                 self.server.stop()
                 await self._save()

@@ -91,6 +91,10 @@ def status(
         if "error" in rules:
             problems.append((CRITICAL, f"{entry}: {service}: {rules['error']}"))
             continue
+        if not rules.get("ready", True):
+            told = [(CRITICAL, f"{entry}: {service}: has no rules in force: {why}") for why in rules["problems"]]
+            problems += told or [(CRITICAL, f"{entry}: {service}: has no rules in force yet")]
+            continue
         exits |= _exits(rules, problems)
         hosts[entry]["generation"] = rules.get("generation")
         hosts[entry]["learned"] = rules.get("learned")

@@ -66,6 +66,7 @@ def test_without_the_capability_it_says_so_and_stays(rig: Rig, daemon: RunningDa
     (problem,) = told["problems"]
     assert "not permitted" in problem and "CAP_NET_ADMIN" in problem
     assert client.request(daemon.control, "GET", "/learned")[0] == 503
+    assert not daemon.control.with_name("ready").exists()
     refused = daemon.reload()
     assert (refused["result"], refused["problems"]) == ("refused", told["problems"])
     assert "mrvpn_ready 0.0" in daemon.ask("/metrics")
@@ -76,6 +77,7 @@ def test_without_the_capability_it_says_so_and_stays(rig: Rig, daemon: RunningDa
     assert daemon.log.read_text().count("not started") == 1, "once, not every time it is tried"
     daemon.start()
     assert rig.exit_of(NAMED) == "wg_uk"
+    until("it is healthy", daemon.control.with_name("ready").exists)
 
 
 def test_settings_with_many_mistakes_at_its_start(rig: Rig, daemon: RunningDaemon) -> None:

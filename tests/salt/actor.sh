@@ -11,7 +11,7 @@ run() {
             ip link set "$WG_INTERFACE" up
             ip link set "v$WG_INTERFACE" up
             ;;
-        ipt-server) mkdir -p /run/ipt-server; touch /run/ipt-server/control.sock ;;
+        ipt-server) mkdir -p /run/ipt-server; touch /run/ipt-server/control.sock /run/ipt-server/ready ;;
     esac
     while :; do sleep 0.2; done
 }

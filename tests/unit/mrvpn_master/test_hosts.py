@@ -96,6 +96,11 @@ def _no_daemon(found: dict[str, Any]) -> None:
     found["entry"]["rules"]["firezone_ipt"] = {"error": "not running"}
 
 
+def _not_begun(found: dict[str, Any]) -> None:
+    rules = {"ready": False, "generation": 0, "problems": ["exits[1]: is no exit"]}
+    found["entry"]["rules"]["firezone_ipt"] = rules
+
+
 def _old_database(found: dict[str, Any]) -> None:
     found["entry"]["rules"]["firezone_ipt"]["database"]["built"] = NOW - 100 * 86400
 
@@ -122,6 +127,7 @@ def _lossy(found: dict[str, Any]) -> None:
         (_exchange, 1, "warning: entry: OSPF on wg_uk: 10.0.0.1 is ExStart/-"),
         (_exit_down, 2, "critical: exit wg_uk is down: no handshake"),
         (_no_daemon, 2, "critical: entry: firezone_ipt: not running"),
+        (_not_begun, 2, "critical: entry: firezone_ipt: has no rules in force: exits[1]: is no exit"),
         (_old_database, 0, "notice: entry: the country database is 100 days old; it is replaced by hand"),
         (_refused_database, 1, "warning: entry: the country database is 100 days old, and a newer one was refused: it"),
         (_lossy, 1, "warning: uk: tunnel wg_uk: 30% of pings to entry lost"),
