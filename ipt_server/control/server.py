@@ -67,7 +67,7 @@ class Control:
     @web.middleware
     async def _begun(self, request: web.Request, handler: Callable[[web.Request], Awaitable[Any]]) -> Any:
         """Before the first generation nothing can be asked but why, and the settings read once more."""
-        if self._subject.generation or request.path in ("/status", "/reload", "/events", "/metrics"):
+        if request.path in ("/status", "/reload", "/events", "/metrics") or self._subject.generation:
             return await handler(request)
         return web.json_response({"error": "not started", "problems": self._subject.problems}, status=503)
 
