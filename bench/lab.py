@@ -36,7 +36,7 @@ def measure() -> Iterable[Figure]:
     if demo.SETUP.exists():
         yield Figure("set-up (last `make venv`)", json.loads(demo.SETUP.read_text())["seconds"], "s")
     yield Figure("lab up, image there", total - image, "s")
-    yield Figure("first state.apply, 5 hosts", first, "s", "test.ping of all", ping)
+    yield Figure("first state.apply, 6 hosts", first, "s", "test.ping of all", ping)
     yield Figure("second state.apply, 0 changes", second, "s", "test.ping of all", ping)
     yield learn
 

@@ -75,7 +75,7 @@ def main() -> int:
                 console.print("the lab is up already: using it (`python -m lab down` takes it away)")
             else:
                 up.up()
-            with up.step("salt '*' state.apply: five hosts brought to the description"):
+            with up.step("salt '*' state.apply: six hosts brought to the description"):
                 salt.apply()
         except Exception:
             dump.everything()

@@ -8,9 +8,12 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from lab import hosts
+from lab import hosts, router
 from lab.state import LOGS, processes
 from lab.topology import MANAGED, Host
+
+LINKS = ("sh", "-c", "ip -br address; wg show all dump | cut -f1,4-")  # without keys
+OSPF = ("vtysh", "-c", "show ip ospf neighbor", "-c", "show ip route ospf", "-c", "show ipv6 ospf6 neighbor")
 
 
 def show(title: str, argv: list[str]) -> None:
@@ -41,10 +44,21 @@ def host_state(host: Host) -> None:
         inside = [*enter, "docker", "exec", service]
         show(f"{host.name}/{service}: rules", [*inside, "sh", "-c", "ip rule; ip -6 rule; ip route show table all"])
         show(f"{host.name}/{service}: nft", [*inside, "nft", "-t", "list", "table", "inet", "mrvpn"])
-        show(f"{host.name}/{service}: links", [*inside, "sh", "-c", "ip -br address; wg show all dump | cut -f1,4-"])
+        show(f"{host.name}/{service}: links", [*inside, *LINKS])
     for service in ("firezone_frr", f"wg_{host.name}_frr"):
-        vtysh = ["vtysh", "-c", "show ip ospf neighbor", "-c", "show ip route ospf", "-c", "show ipv6 ospf6 neighbor"]
-        show(f"{host.name}/{service}: OSPF", [*enter, "docker", "exec", service, *vtysh])
+        show(f"{host.name}/{service}: OSPF", [*enter, "docker", "exec", service, *OSPF])
+
+
+def router_state() -> None:
+    """Prints what the router's rows came to in its namespace."""
+    try:
+        told = router.ask(realised=True)
+    except (OSError, ValueError) as error:
+        print(f"--- router: does not take commands: {error}", file=sys.stderr)
+        return
+    print(f"--- router: errors of its namespace\n{told['errors']}", file=sys.stderr)
+    for title, argv in (("routes", ("sh", "-c", "ip route; ip -6 route")), ("links", LINKS), ("OSPF", OSPF)):
+        show(f"router: {title}", [*told["enter"], *argv])
 
 
 def everything() -> None:
@@ -53,5 +67,7 @@ def everything() -> None:
     for host in MANAGED:
         if f"dockerd-{host.name}" in running:
             host_state(host)
+    if "router" in running:
+        router_state()
     for path in sorted(LOGS.glob("*.log")):
         print(f"--- {path.name}\n{path.read_text(errors='replace')[-2500:]}", file=sys.stderr)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lab import topology
 from lab.state import LAB, REPO, Trouble, sh
-from lab.topology import Host
+from lab.topology import Host, Lan
 
 HOSTS = LAB / "hosts"
 
@@ -26,16 +26,25 @@ def folder(host: Host) -> Path:
 
 def enter(host: Host) -> list[str]:
     """The command prefix that runs a program in the host (its cwd becomes /)."""
-    net = f"--net=/run/netns/{host.netns}"
     if not host.root:
-        return ["nsenter", net, "--"]
+        return into(host.netns)
     pins = folder(host) / "ns"
-    return ["nsenter", net, f"--mount={pins}/mnt", f"--uts={pins}/uts", "--"]
+    return [*into(host.netns)[:-1], f"--mount={pins}/mnt", f"--uts={pins}/uts", "--"]
+
+
+def into(netns: str) -> list[str]:
+    """The command prefix that runs a program in a network namespace, with the machine's files."""
+    return ["nsenter", f"--net=/run/netns/{netns}", "--"]
 
 
 def run(host: Host, *argv: str, stdin: str | None = None, check: bool = True, timeout: float = 120) -> str:
     """Runs a command in the host and returns its output."""
     return sh(*enter(host), *argv, stdin=stdin, check=check, timeout=timeout)
+
+
+def put(host: Host, path: str, text: str, mode: str = "0644") -> None:
+    """Writes a file of the host's; never readable by others on the way."""
+    run(host, "sh", "-c", f"umask 077; mkdir -p {Path(path).parent}; cat > {path}; chmod {mode} {path}", stdin=text)
 
 
 def make_network(hosts: Sequence[Host]) -> None:
@@ -129,22 +138,17 @@ def make_root(host: Host) -> None:
     )  # fmt: skip
 
 
-def make_office_lan() -> None:
-    """The office's LAN: a veth of the office's own namespace, and behind it the namespace of its web server."""
-    office, lan = topology.OFFICE.netns, topology.OFFICE_LAN
-    _add_netns(lan)
-    sh("ip", "link", "add", "lan0", "netns", office, "type", "veth", "peer", "eth0", "netns", lan)
-    router4, router6 = topology.OFFICE_LAN_ROUTER
-    server4, server6 = topology.OFFICE_LAN_SERVER
-    for ns, device, addresses in (
-        (office, "lan0", (router4, router6)),
-        (lan, "eth0", (f"{server4}/24", f"{server6}/64")),
-    ):
+def make_lan(lan: Lan) -> None:
+    """A LAN: a veth of its host's own namespace, and behind it the namespace of its machine."""
+    _add_netns(lan.netns)
+    sh("ip", "link", "add", "lan0", "netns", lan.host.netns, "type", "veth", "peer", "eth0", "netns", lan.netns)
+    machine = (f"{lan.server[0]}/24", f"{lan.server[1]}/64")
+    for ns, device, addresses in ((lan.host.netns, "lan0", lan.router), (lan.netns, "eth0", machine)):
         for address in addresses:
             sh("ip", "-n", ns, "address", "add", address, "dev", device, *(["nodad"] if ":" in address else []))
         sh("ip", "-n", ns, "link", "set", device, "up")
-    sh("ip", "-n", lan, "route", "add", "default", "via", router4.split("/")[0])
-    sh("ip", "-n", lan, "route", "add", "default", "via", router6.split("/")[0])
+    for address in lan.router:
+        sh("ip", "-n", lan.netns, "route", "add", "default", "via", address.split("/")[0])
 
 
 def mounts() -> list[str]:

@@ -1,4 +1,4 @@
-"""One real salt-master and a real salt-minion per Docker host, keys exchanged beforehand.
+"""One real salt-master, a real salt-minion per Docker host and a salt-proxy, keys exchanged beforehand.
 
 Knows: Salt's configuration files and keys. Must not know: what states do. What MRVPN asks of a master is written by its
 own state `mrvpn.master`, what it asks of a minion comes from the template of `mrvpn.minion`: the lab proves both.
@@ -12,15 +12,14 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import jinja2
 import yaml
 
-from lab import hosts, topology
+from lab import hosts, router, topology
 from lab.deadline import until
 from lab.state import LAB, REPO, RUN, Trouble, alive, processes, sh, spawn, stop
-from lab.topology import ENTRY, MANAGED, MASTER, Host
+from lab.topology import ENTRY, MANAGED, MASTER, MINIONS, ROUTER, Host
 from mrvpn import compiler, views
 
 BIN = REPO / ".venv" / "bin"
@@ -49,7 +48,7 @@ def _master_config() -> dict[str, object]:
         "worker_threads": 4,
         "timeout": 30,
         "gather_job_timeout": 15,
-        "pillar_roots": {"base": [str(LAB / "no-pillar")]},
+        "pillar_roots": {"base": [router.PILLAR]},
         "log_level_logfile": "warning",
         "state_output": "changes",
     }
@@ -99,20 +98,13 @@ def _minion_settings() -> dict[str, str]:
     return found
 
 
-def _put(host: Host, path: str, text: str, mode: str = "0644") -> None:
-    hosts.run(
-        host, "sh", "-c", f"umask 077; mkdir -p {Path(path).parent}; cat > {path}; chmod {mode} {path}", stdin=text
-    )
-
-
 def configure() -> None:
     """Writes the configuration of master and minions, and each side's keys."""
     database = REPO / ".cache" / "country" / "country.mmdb"
     target = FILES / "mrvpn" / "country" / "country.mmdb"
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(database, target)
-    (LAB / "no-pillar").mkdir(exist_ok=True)
-    _put(MASTER, "/etc/salt/master", yaml.safe_dump(_master_config()))
+    hosts.put(MASTER, "/etc/salt/master", yaml.safe_dump(_master_config()))
     master_settings()
     settings = _minion_settings()
     keys = RUN / "keys"
@@ -121,16 +113,19 @@ def configure() -> None:
     sh(str(BIN / "salt-key"), "--gen-keys=master", f"--gen-keys-dir={keys}")
     for kind in ("pem", "pub"):
         mode = "0400" if kind == "pem" else "0644"
-        _put(MASTER, f"/etc/salt/pki/master/master.{kind}", (keys / f"master.{kind}").read_text(), mode)
+        hosts.put(MASTER, f"/etc/salt/pki/master/master.{kind}", (keys / f"master.{kind}").read_text(), mode)
     for host in MANAGED:
         sh(str(BIN / "salt-key"), f"--gen-keys={host.name}", f"--gen-keys-dir={keys}")
         public = (keys / f"{host.name}.pub").read_text()
-        _put(MASTER, f"/etc/salt/pki/master/minions/{host.name}", public)
-        _put(host, "/etc/salt/minion", yaml.safe_dump(_minion_config(host)))
-        _put(host, "/etc/salt/minion.d/mrvpn.conf", settings[host.name])
-        _put(host, "/etc/salt/pki/minion/minion.pem", (keys / f"{host.name}.pem").read_text(), "0400")
-        _put(host, "/etc/salt/pki/minion/minion.pub", public)
-        _put(host, "/etc/salt/pki/minion/minion_master.pub", (keys / "master.pub").read_text())
+        hosts.put(MASTER, f"/etc/salt/pki/master/minions/{host.name}", public)
+        hosts.put(host, "/etc/salt/minion", yaml.safe_dump(_minion_config(host)))
+        hosts.put(host, "/etc/salt/minion.d/mrvpn.conf", settings[host.name])
+        hosts.put(host, "/etc/salt/pki/minion/minion.pem", (keys / f"{host.name}.pem").read_text(), "0400")
+        hosts.put(host, "/etc/salt/pki/minion/minion.pub", public)
+        hosts.put(host, "/etc/salt/pki/minion/minion_master.pub", (keys / "master.pub").read_text())
+    sh(str(BIN / "salt-key"), f"--gen-keys={ROUTER.name}", f"--gen-keys-dir={keys}")
+    hosts.put(MASTER, f"/etc/salt/pki/master/minions/{ROUTER.name}", (keys / f"{ROUTER.name}.pub").read_text())
+    router.configure_proxy(keys)
     shutil.rmtree(keys)
 
 
@@ -149,7 +144,7 @@ def stop_minion(host: Host) -> None:
     stop([pid for name, pid in processes() if name == f"minion-{host.name}"])
 
 
-def wait_minions(names: Sequence[str] = tuple(h.name for h in MANAGED), seconds: float = 90) -> None:
+def wait_minions(names: Sequence[str] = tuple(h.name for h in MINIONS), seconds: float = 90) -> None:
     """Waits until every named minion answers the master."""
 
     def answered() -> bool:
@@ -197,7 +192,7 @@ def apply(target: str = "*", *argv: str, timeout: float = 300) -> dict[str, dict
         for state in answer.values():
             if state["result"] is False:
                 failed.append(f"{name}: {state['__id__']}: {state['comment']}")
-    missing = [h.name for h in MANAGED if target == "*" and h.name not in answers]
+    missing = [h.name for h in MINIONS if target == "*" and h.name not in answers]
     failed += [f"{name}: no answer" for name in missing]
     if failed:
         raise Trouble("state.apply failed:\n  " + "\n  ".join(failed))

@@ -8,15 +8,16 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
-from lab import client, docker, hosts, image, internet, salt, topology
+from lab import client, docker, hosts, image, internet, router, salt, topology
 from lab.deadline import until
-from lab.state import LAB, RUN, Trouble, cgroups, descendants, in_cgroups, processes, sh, spawn, stop
-from lab.topology import CLIENT, HOSTS, MANAGED, OFFICE_LAN
+from lab.state import LAB, REPO, RUN, Trouble, cgroups, descendants, in_cgroups, processes, sh, spawn, stop
+from lab.topology import HOSTS, LANS, MANAGED, ROUTER
 
 TIMES = LAB / "times.json"
 console = Console(stderr=True)
@@ -61,21 +62,27 @@ def up() -> None:
         image_id = image.ensure()
     with step("hosts: a network namespace and a root of its own each"):
         hosts.make_network(HOSTS)
-        hosts.make_office_lan()
+        for lan in LANS:
+            hosts.make_lan(lan)
         for host in HOSTS:
-            hosts.make_root(host)
-    with step("internet: servers of four countries, DNS, the office's web server"):
+            if host.root:
+                hosts.make_root(host)
+    with step("internet: servers of four countries, DNS, the offices' web servers"):
         internet.start()
-        _office_web()
+        for lan in LANS:
+            spawn(f"{lan.name}-web", [*hosts.into(lan.netns), sys.executable, "-m", "lab.servers", "web"], cwd=REPO)
+    with step("router: a simulated RouterOS with its API over TLS"):
+        router.start()
     with step("docker: one dockerd per host, image loaded"):
         for host in MANAGED:
             docker.start(host)
         docker.load_all(image_id)
-    with step("salt: master, minions, keys exchanged"):
+    with step("salt: master, minions, the router's proxy, keys exchanged"):
         salt.configure()
         salt.start_master()
         for host in MANAGED:
             salt.start_minion(host)
+        router.start_proxy()
         salt.wait_minions()
         # only now: the reactor brings hosts of a description that start to it, and this is for the proof to do
         salt.describe(client.make_key())
@@ -85,14 +92,6 @@ def up() -> None:
         client.connect(salt.gateway_key())
     (RUN / "up").write_text(f"{len(processes())} {image.content_hash()}")
     console.print(f"lab up in {time.monotonic() - start:.0f} s")
-
-
-def _office_web() -> None:
-    import sys
-
-    from lab.state import REPO
-
-    spawn("office-web", ["ip", "netns", "exec", OFFICE_LAN, sys.executable, "-m", "lab.servers", "web"], cwd=REPO)
 
 
 def leftovers() -> list[str]:
@@ -115,7 +114,7 @@ def down() -> None:
     with step("mounts, namespaces, cgroups, state: removed"):
         hosts.unmake()
         _remove(_remove_cgroups, "cgroups")
-        for path in ("run", "network", "files", "no-pillar"):
+        for path in ("run", "network", "files"):
             shutil.rmtree(LAB / path, ignore_errors=True)
 
 
@@ -134,10 +133,11 @@ def _remove(work: Callable[[], object], what: str) -> None:
 
 def reach(host: str) -> list[str]:
     """The command prefix for `exec HOST`."""
-    if host == "client":
-        return hosts.enter(CLIENT)
+    if host == ROUTER.name:
+        return router.enter()
     if host in topology.BY_NAME:
         return hosts.enter(topology.BY_NAME[host])
-    if host in ("internet", "officelan"):
-        return ["nsenter", f"--net=/run/netns/{topology.PREFIX}{host}", "--"]
-    raise Trouble(f"no host {host}: {', '.join([*topology.BY_NAME, 'internet', 'officelan'])}")
+    others = ("internet", *(lan.name for lan in LANS))
+    if host in others:
+        return hosts.into(topology.PREFIX + host)
+    raise Trouble(f"no host {host}: {', '.join([*topology.BY_NAME, *others])}")

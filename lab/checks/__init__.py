@@ -62,8 +62,14 @@ ROWS = (
         "fails closed, returns by itself; need to frag by the flow's own exit",
         failure.fails_closed,
     ),
+    Row(
+        8,
+        "the office behind a MikroTik by OSPF",
+        "both ways without masquerade, IPv4 and IPv6",
+        mesh.mikrotik,
+    ),
 )
-STANDING = (1, 2, 3, 4, 5, 6, 7)  # the rows that are there: the rest is shown as `not yet`
+STANDING = (1, 2, 3, 4, 5, 6, 7, 8)  # the rows that are there: the rest is shown as `not yet`
 
 
 @dataclass(frozen=True)

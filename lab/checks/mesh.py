@@ -1,10 +1,11 @@
-"""Row 4: the office behind its tunnel, both ways, and an office that announces what is not its own.
+"""Rows 4 and 8: the offices behind their tunnels, both ways, and an office that announces what is not its own.
 
-Knows: the office's LAN, FRR's words. Must not know: how OSPF is configured.
+Knows: the offices' LANs, FRR's words. Must not know: how OSPF is configured.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import sys
 
@@ -14,16 +15,15 @@ from lab.checks.outcome import require
 from lab.deadline import until
 from lab.salt import CLIENT4, CLIENT6
 from lab.state import REPO, alive, processes, sh, spawn
-from lab.topology import ENTRY, OFFICE, OFFICE_LAN, OFFICE_LAN_SERVER
+from lab.topology import ENTRY, OFFICE, OFFICE_LAN, ROUTER, ROUTER_LAN, Lan
 
 STRANGE = {4: "0.0.0.0/1", 6: "::/1"}
 MAX_AGE = 3600  # an LSA of this age is being withdrawn: RFC 2328, 14
 
 
-def _from_office_lan(address: str) -> str:
-    """What the phone's web server saw of a request from the office's LAN."""
-    curl = ["curl", "-s", "--max-time", "5", url(address)]
-    return sh("ip", "netns", "exec", OFFICE_LAN, *curl, check=False).strip()
+def _from(lan: Lan, address: str) -> str:
+    """What the phone's web server saw of a request from a LAN."""
+    return sh(*hosts.into(lan.netns), "curl", "-s", "--max-time", "5", url(address), check=False).strip()
 
 
 def _serve_on_phone() -> None:
@@ -38,17 +38,39 @@ def _vtysh(host: topology.Host, service: str, *commands: str) -> str:
     return hosts.run(host, "docker", "exec", service, "vtysh", *argv, check=False)
 
 
+def _both_ways(lan: Lan) -> None:
+    """The phone reaches a LAN and the LAN the phone, each seen with its own address; Wrong or TimedOut else."""
+    _serve_on_phone()
+    for address, own in zip(lan.server, (CLIENT4, CLIENT6), strict=True):
+        seen = until(f"the {lan.name}'s server {address} answers", lambda a=address: client.fetch(url(a)), 30)  # type: ignore[misc]
+        require([] if seen == own else [f"the {lan.name}'s server saw {seen}, not the phone's {own}"])
+    for address, own in zip((CLIENT4, CLIENT6), lan.server, strict=True):
+        seen = until(f"the phone {address} answers the {lan.name}", lambda a=address: _from(lan, a), 30)  # type: ignore[misc]
+        require([] if seen == own else [f"the phone saw {seen}, not the {lan.name}'s {own}"])
+
+
 def office() -> str:
     """Row 4."""
-    _serve_on_phone()
-    for address, own in zip(OFFICE_LAN_SERVER, (CLIENT4, CLIENT6), strict=True):
-        seen = until(f"the office's server {address} answers", lambda a=address: client.fetch(url(a)), 30)  # type: ignore[misc]
-        require([] if seen == own else [f"the office's server saw {seen}, not the phone's {own}"])
-    for address, own in zip((CLIENT4, CLIENT6), OFFICE_LAN_SERVER, strict=True):
-        seen = until(f"the phone {address} answers the office", lambda a=address: _from_office_lan(a), 30)  # type: ignore[misc]
-        require([] if seen == own else [f"the phone saw {seen}, not the office's {own}"])
+    _both_ways(OFFICE_LAN)
     _announce()
     return "both ways with their own addresses, IPv4 and IPv6; 0.0.0.0/1 and ::/1 heard and refused"
+
+
+def mikrotik() -> str:
+    """Row 8: the way there and the way back are OSPF's, made of the rows that the router holds."""
+    _both_ways(ROUTER_LAN)
+    problems = []
+    for family, there, back in zip((4, 6), ROUTER_LAN.router, (f"{CLIENT4}/24", f"{CLIENT6}/64"), strict=True):
+        show = ["ip", "-json", f"-{family}", "route", "show"]
+        for where, enter, prefix in (
+            ("the entrypoint", [*hosts.enter(ENTRY), "docker", "exec", "firezone"], there),
+            ("the router", hosts.enter(ROUTER), back),
+        ):
+            network = str(ipaddress.ip_interface(prefix).network)
+            routes = [(r["dev"], r["protocol"]) for r in json.loads(sh(*enter, *show, network) or "[]")]
+            problems += [] if routes == [("wg_router", "ospf")] else [f"{where} has {routes} to {network}"]
+    require(problems)
+    return "both ways with their own addresses, IPv4 and IPv6; every route of it is OSPF's"
 
 
 def _announce() -> None:

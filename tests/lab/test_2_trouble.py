@@ -11,7 +11,7 @@ from lab import salt, up
 from lab.__main__ import main
 from lab.checks.apply import containers, recreated
 from lab.state import Trouble
-from lab.topology import MANAGED
+from lab.topology import MANAGED, MINIONS
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600), pytest.mark.usefixtures("lab")]
 MISTAKES = """
@@ -39,7 +39,7 @@ def test_three_mistakes_are_all_told_to_every_host_and_nothing_changes(routing: 
     (salt.DESCRIPTION / "zz_mistakes.yaml").write_text(MISTAKES)
     before = containers()
     answers = salt.salt("*", "state.apply", timeout=120)
-    assert set(answers) == {host.name for host in MANAGED}
+    assert set(answers) == {host.name for host in MINIONS}
     for name, answer in answers.items():
         said = str(answer)
         assert "wg_rv is no tunnel: did you mean `wg_ru`?" in said, (name, said)
@@ -62,8 +62,8 @@ def test_commands(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["status"]) == 0
     assert main(["exec", "master", "--", "salt", "*", "test.ping", "--out=json", "--static"]) == 0
     said = capfd.readouterr().out
-    for host in MANAGED:
-        assert f"dockerd-{host.name}" in said and f'"{host.name}": true' in said
+    assert all(f"dockerd-{host.name}" in said for host in MANAGED)
+    assert all(f'"{host.name}": true' in said for host in MINIONS)
     assert main(["logs", "entry"]) == 0
     assert "dockerd-entry.log" in capfd.readouterr().out
     assert main(["exec", "nowhere", "--", "true"]) == 1

@@ -12,6 +12,7 @@ import jinja2
 import pytest
 import yaml
 
+from lab import router
 from mrvpn.__main__ import parser
 
 REPO = Path(__file__).parents[2]
@@ -150,6 +151,14 @@ def test_the_masters_settings_of_the_docs_are_those_that_the_state_writes() -> N
     assert yaml.safe_load(written) == yaml.safe_load(shown)
     for files in (tag for entry in yaml.safe_load(written)["reactor"] for tag in entry.values()):
         assert all((REPO / file.removeprefix("/srv/mrvpn/")).is_file() for file in files)
+
+
+def test_the_proxys_settings_of_the_docs_are_those_that_the_lab_tries() -> None:
+    page = REPO / "docs" / "routeros.md"
+    shown = next(block for block in blocks(page, "yaml") if block.startswith("# /etc/salt/proxy.d/mrvpn.conf"))
+    told = yaml.safe_load(shown)
+    assert told.pop("master")
+    assert told == router.PROXY
 
 
 def test_every_event_that_is_sent_is_documented() -> None:

@@ -25,6 +25,7 @@ class Pair:
 def _write(folder: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
     pair = Pair(folder / f"{name}.crt", folder / f"{name}.key")
     pair.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    pair.key.touch(mode=0o600)
     pair.key.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )

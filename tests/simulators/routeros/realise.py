@@ -19,6 +19,7 @@ import threading
 import time
 from pathlib import Path
 
+from tests.simulators.routeros import values
 from tests.simulators.routeros.router import Router, Row
 
 DAEMONS = "bfdd=yes\nospfd=yes\nospf6d=yes\nzebra_options='-A 127.0.0.1'\nvtysh_enable=yes\n"
@@ -33,6 +34,7 @@ mount -t sysfs s {root}/sys || mount --bind /sys {root}/sys
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
 ip link set lo up
+touch {root}/run/ready
 exec sleep infinity
 """
 
@@ -54,23 +56,25 @@ class Realised:
     def __enter__(self) -> Realised:
         (self.folder / "frr").mkdir(parents=True, exist_ok=True)
         script = HOLD.format(root=self.root, folder=self.folder)
-        command = ["ip", "netns", "exec", self.netns, "unshare", "--mount", "--pid", "--fork", "--kill-child"]
+        # nothing in there outlives this process, however it ends
+        command = ["ip", "netns", "exec", self.netns, "setpriv", "--pdeathsig", "KILL"]
+        command += ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         command += ["--propagation", "private", "sh", "-ec", script]
         self._holder = subprocess.Popen(command, start_new_session=True)
         deadline = time.monotonic() + 30
-        while self.inside("test", "-d", "/run/wireguard", check=False).returncode:
+        while self.inside("test", "-e", "/run/ready", check=False).returncode:
             assert self._holder.poll() is None, "the namespace's holder ended"
             assert time.monotonic() < deadline, "the namespace's holder does not come up"
             time.sleep(0.05)
         self.router.observers.append(self._changed.set)
-        self.router.pinger = self.ping
+        self.router.pinger, self.router.seen = self.ping, self.seen
         self._changed.set()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.router.observers.remove(self._changed.set)
-        self.router.pinger = None
+        self.router.pinger = self.router.seen = None
         self._ended = True
         self._changed.set()
         self._thread.join(30)
@@ -82,7 +86,7 @@ class Realised:
 
     # -- inside the namespace
 
-    def _enter(self) -> list[str]:
+    def enter(self) -> list[str]:
         """The prefix of a command that runs in there, with the image's files."""
         assert self._holder is not None
         children = Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()
@@ -91,7 +95,7 @@ class Realised:
 
     def inside(self, *command: str, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Runs a tool of the image in the router's namespace."""
-        done = subprocess.run([*self._enter(), *command], capture_output=True, text=True, input=stdin)
+        done = subprocess.run([*self.enter(), *command], capture_output=True, text=True, input=stdin)
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()[-500:]}")
         return done
@@ -99,6 +103,20 @@ class Realised:
     def ping(self, address: str) -> bool:
         """Whether the address answers one ping from there."""
         return not self.inside("ping", "-n", "-c", "1", "-W", "1", address, check=False).returncode
+
+    def seen(self, peer: Row) -> Row:
+        """What WireGuard tells of a peer's row, as the router prints it; nothing before its interface is there."""
+        for line in self.inside("wg", "show", peer["interface"], "dump", check=False).stdout.splitlines()[1:]:
+            key, _, endpoint, _, handshake, received, sent, _ = line.split("\t")
+            if key == peer["public-key"]:
+                host, _, port = endpoint.rpartition(":")
+                told = {"rx": received, "tx": sent}
+                if host:
+                    told |= {"current-endpoint-address": host.strip("[]"), "current-endpoint-port": port}
+                if handshake != "0":
+                    told["last-handshake"] = values.duration(max(0, int(time.time()) - int(handshake)))
+                return told
+        return {}
 
     # -- following
 
@@ -129,7 +147,7 @@ class Realised:
             self._tunnels.pop(name).wait(10)
         for name, row in wanted.items():
             if name not in self._tunnels:
-                command = [*self._enter(), "wireguard-go", "--foreground", name]
+                command = [*self.enter(), "wireguard-go", "--foreground", name]
                 self._tunnels[name] = subprocess.Popen(command, env={**os.environ, "LOG_LEVEL": "error"})
                 deadline = time.monotonic() + 20
                 while self.inside("wg", "show", name, check=False).returncode:
@@ -180,7 +198,7 @@ class Realised:
         (folder / "frr.conf").write_text(text)
         if self._frr is None:
             with (self.folder / "frr.log").open("wb") as log:
-                self._frr = subprocess.Popen([*self._enter(), "mrvpn-frr", "run"], stdout=log, stderr=log)
+                self._frr = subprocess.Popen([*self.enter(), "mrvpn-frr", "run"], stdout=log, stderr=log)
         else:
             self.inside("mrvpn-frr", "reload")
 

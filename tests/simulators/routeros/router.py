@@ -97,6 +97,7 @@ class Router:
     faults: list[Fault] = field(default_factory=list)
     reachable: set[str] = field(default_factory=set)  # far ends that answer a ping when the way there is configured
     pinger: Callable[[str], bool] | None = None  # asks a real network instead
+    seen: Callable[[Row], Row] | None = None  # what a real network tells of a peer: endpoint, handshake, bytes
     rows: dict[str, list[Row]] = field(default_factory=dict)
     writes: int = 0
     prints: Counter[str] = field(default_factory=Counter)
@@ -386,10 +387,9 @@ class Router:
                 "current-endpoint-address": "",
                 "current-endpoint-port": "0",
             }
-            return base | {
-                "endpoint-address": row.get("endpoint-address", ""),
-                "endpoint-port": row.get("endpoint-port", "0"),
-            }
+            base["endpoint-address"] = row.get("endpoint-address", "")
+            base["endpoint-port"] = row.get("endpoint-port", "0")
+            return base | (self.seen(row) if self.seen else {})
         if path in ("/ip/address", "/ipv6/address"):
             network = ipaddress.ip_interface(row["address"]).network.network_address
             there = row["interface"] in self._interfaces()

@@ -178,8 +178,8 @@ def test_an_exit_comes_with_all_that_belongs_to_it(texts, network, tmp_path) -> 
     new = compiled(found, tmp_path).network
     assert new is not None and found.tunnel == "wg_de" and set(found.hosts) == {"entry", "de"}
     assert new.addresses["wg_de"] == {
-        "de": ("10.9.24.1/24", "fd6d:7276:24::1/64"),
-        "entry": ("10.9.24.2/24", "fd6d:7276:24::2/64"),
+        "de": ("10.9.25.1/24", "fd6d:7276:25::1/64"),
+        "entry": ("10.9.25.2/24", "fd6d:7276:25::2/64"),
     }
     assert delta(texts["routing.yaml"], found.texts["routing.yaml"]) == [
         "+      - {interface: wg_de, country: [DE, AT], suffix: [de]}",
@@ -231,6 +231,6 @@ def test_what_makes_no_sense_is_refused(texts, network, call, message: str) -> N
 
 
 def test_an_office_dials_in(texts, network, tmp_path) -> None:
-    new = compiled(changes.add_host(texts, network, "paris", lan=["10.78.0.0/24"]), tmp_path).network
-    assert new is not None and "10.78.0.0/24" in new.mesh4 and new.description.services == network.description.services
+    new = compiled(changes.add_host(texts, network, "paris", lan=["10.79.0.0/24"]), tmp_path).network
+    assert new is not None and "10.79.0.0/24" in new.mesh4 and new.description.services == network.description.services
     assert new.description.tunnels["wg_paris"].hosts["entry"].expose.port == 55800

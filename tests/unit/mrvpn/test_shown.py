@@ -106,6 +106,7 @@ def test_the_example_as_it_is_drawn() -> None:
         "ru": "exit",
         "us": "exit",
         "office": "office",
+        "router": "office",
         "internet": "internet",
     }
     edges = {(edge.one, edge.other): edge.lines for edge in found.edges}

@@ -73,7 +73,7 @@ def test_large_removals_ask_for_force(remote: Remote, store: Store) -> None:
     (remote.clone / "pillar/network/hosts.yaml").write_text(
         "mrvpn: {entrypoint: entry, hosts: {uk: {endpoint: 203.0.113.20}}}\n"
     )
-    remote.edit("wg-firezone, wg_office", "wg-firezone", "pillar/network/gateway.yaml")
+    remote.edit("wg-firezone, wg_office, wg_router", "wg-firezone", "pillar/network/gateway.yaml")
     remote.push("nearly all gone")
     with pytest.raises(Trouble, match="more than the share") as caught:
         store.deploy()
