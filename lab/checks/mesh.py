@@ -8,14 +8,15 @@ from __future__ import annotations
 import ipaddress
 import json
 import sys
+from collections.abc import Sequence
 
-from lab import client, hosts, topology
+from lab import client, hosts, router, topology
 from lab.checks.destinations import countries, url
 from lab.checks.outcome import require
 from lab.deadline import until
 from lab.salt import CLIENT4, CLIENT6
 from lab.state import REPO, alive, processes, sh, spawn
-from lab.topology import ENTRY, OFFICE, OFFICE_LAN, ROUTER, ROUTER_LAN, Lan
+from lab.topology import ENTRY, OFFICE, OFFICE_LAN, ROUTER_LAN, Lan
 
 STRANGE = {4: "0.0.0.0/1", 6: "::/1"}
 MAX_AGE = 3600  # an LSA of this age is being withdrawn: RFC 2328, 14
@@ -33,9 +34,12 @@ def _serve_on_phone() -> None:
         spawn("phone-web", [*command, "-m", "lab.servers", "web"])
 
 
-def _vtysh(host: topology.Host, service: str, *commands: str) -> str:
-    argv = [part for command in commands for part in ("-c", command)]
-    return hosts.run(host, "docker", "exec", service, "vtysh", *argv, check=False)
+def _vtysh(enter: Sequence[str], *commands: str) -> str:
+    return sh(*enter, "vtysh", *(part for command in commands for part in ("-c", command)), check=False)
+
+
+def _entrypoint() -> list[str]:
+    return [*hosts.enter(ENTRY), "docker", "exec", "firezone_frr"]
 
 
 def _both_ways(lan: Lan) -> None:
@@ -61,42 +65,39 @@ def mikrotik() -> str:
     _both_ways(ROUTER_LAN)
     problems = []
     for family, there, back in zip((4, 6), ROUTER_LAN.router, (f"{CLIENT4}/24", f"{CLIENT6}/64"), strict=True):
-        show = ["ip", "-json", f"-{family}", "route", "show"]
-        for where, enter, prefix in (
-            ("the entrypoint", [*hosts.enter(ENTRY), "docker", "exec", "firezone"], there),
-            ("the router", hosts.enter(ROUTER), back),
-        ):
-            network = str(ipaddress.ip_interface(prefix).network)
-            routes = [(r["dev"], r["protocol"]) for r in json.loads(sh(*enter, *show, network) or "[]")]
-            problems += [] if routes == [("wg_router", "ospf")] else [f"{where} has {routes} to {network}"]
+        for where, enter, address in (("the entrypoint", _entrypoint(), there), ("the router", router.enter(), back)):
+            prefix = str(ipaddress.ip_interface(address).network)
+            told = sh(*enter, "ip", "-json", f"-{family}", "route", "show", prefix)
+            routes = [(route["dev"], route["protocol"]) for route in json.loads(told or "[]")]
+            problems += [] if routes == [("wg_router", "ospf")] else [f"{where} has {routes} to {prefix}"]
     require(problems)
     return "both ways with their own addresses, IPv4 and IPv6; every route of it is OSPF's"
 
 
 def _announce() -> None:
-    """Lets the office announce half the internet; raises Wrong where anything at the entrypoint moves."""
+    """Lets the office announce half the internet; raises Wrong where anything at the entrypoint or the router moves."""
     wish = ["configure terminal", f"ip route {STRANGE[4]} Null0", f"ipv6 route {STRANGE[6]} Null0"]
     wish += ["router ospf", "redistribute static", "exit", "router ospf6", "redistribute static", "exit"]
-    _vtysh(OFFICE, "mrvpn_frr", *wish)
+    _vtysh([*hosts.enter(OFFICE), "docker", "exec", "mrvpn_frr"], *wish)
     try:
-        until("the entrypoint hears the office's 0.0.0.0/1", _heard4, 30)
-        until("the entrypoint hears the office's ::/1", _heard6, 30)
-        problems = []
-        for family, prefix in STRANGE.items():
-            routes = hosts.run(ENTRY, "docker", "exec", "firezone", "ip", f"-{family}", "route", "show", "table", "all")
-            problems += [f"the entrypoint took {line}" for line in routes.splitlines() if line.startswith(prefix)]
-        require(problems)
+        for where, enter in (("the entrypoint", _entrypoint()), ("the router", router.enter())):
+            until(f"{where} hears the office's 0.0.0.0/1", lambda e=enter: _heard4(e), 30)  # type: ignore[misc]
+            until(f"{where} hears the office's ::/1", lambda e=enter: _heard6(e), 30)  # type: ignore[misc]
+            problems = []
+            for family, prefix in STRANGE.items():
+                routes = sh(*enter, "ip", f"-{family}", "route", "show", "table", "all").splitlines()
+                problems += [f"{where} took {line}" for line in routes if line.startswith(prefix)]
+            require(problems)
         countries()
     finally:
         # back to what its file says
         hosts.run(OFFICE, "docker", "exec", "mrvpn_frr", "mrvpn-frr", "reload", check=False)
 
 
-def _heard4() -> bool:
-    text = _vtysh(ENTRY, "firezone_frr", "show ip ospf database external json")
-    heard = json.loads(text).get("asExternalLinkStates", [])
+def _heard4(enter: Sequence[str]) -> bool:
+    heard = json.loads(_vtysh(enter, "show ip ospf database external json")).get("asExternalLinkStates", [])
     return any(lsa["networkMask"] == 1 and lsa["lsaAge"] < MAX_AGE for lsa in heard)
 
 
-def _heard6() -> bool:
-    return f"Prefix: {STRANGE[6]}\n" in _vtysh(ENTRY, "firezone_frr", "show ipv6 ospf6 database as-external detail")
+def _heard6(enter: Sequence[str]) -> bool:
+    return f"Prefix: {STRANGE[6]}\n" in _vtysh(enter, "show ipv6 ospf6 database as-external detail")

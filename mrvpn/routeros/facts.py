@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import yaml
 
-Kind = Literal["text", "int", "bool", "duration", "address", "network", "networks", "words", "host", "flag", "secret"]
+Kind = Literal[
+    "text", "int", "bool", "duration", "address", "network", "networks", "words", "host", "flag", "secret", "rule"
+]
 Version = tuple[int, int]
 OLDEST: Version = (7, 12)
 SAFE_MODE: Version = (7, 18)  # first version that has safe mode over the API

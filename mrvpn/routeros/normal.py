@@ -78,7 +78,16 @@ def canonical(field: Field, value: Any) -> Canonical:
         return str(ipaddress.ip_interface(str(value)))
     if field.kind == "host":
         return _host(str(value))
+    if field.kind == "rule":
+        return _rule(str(value))
     return str(value)
+
+
+def _rule(text: str) -> str:
+    """A rule of a routing filter without what its language does not care for: blanks, the semicolon before a brace."""
+    words = re.findall(r"[{}();]|[^\s{}();]+", text)
+    kept = [word for word, following in zip(words, [*words[1:], "}"], strict=True) if (word, following) != (";", "}")]
+    return " ".join(kept)
 
 
 def _host(text: str) -> str:

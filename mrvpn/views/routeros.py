@@ -17,6 +17,7 @@ from mrvpn.topology import Network
 NO_TABLE = ("off", "auto", "main")
 BFD_PORT = "3784"
 MESH_LIST = "mrvpn-mesh"
+OSPF = {2: ("ospf", 4), 3: ("ospf6", 6)}  # version of the protocol: how its objects are called, and of IP
 OSPF_TIMERS = {"hello_interval": "1s", "dead_interval": "4s"}  # as frr.conf.j2 has them: both ends must agree
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -36,6 +37,14 @@ def extend(found: dict[str, Any], network: Network) -> None:
             for prefix in found["mesh"][family]:
                 row = {"list": MESH_LIST, "address": prefix, "comment": f"mrvpn:mesh:{prefix}"}
                 rows[f"{path}/firewall/address-list"].append(row)
+    for version in sorted({instance["version"] for instance in rows["/routing/ospf/instance"]}):
+        kind, ip_version = OSPF[version]
+        # nobody's announcement replaces what is connected here
+        accepted = network.mesh_without(found["lan"], ip_version)
+        rules = {prefix: f"if (dst in {prefix}) {{accept}}" for prefix in accepted} | {f"{kind}:rest": "reject"}
+        for name, rule in rules.items():
+            row = {"chain": f"mrvpn-{kind}-in", "rule": rule, "comment": f"mrvpn:mesh:{name}"}
+            rows["/routing/filter/rule"].append(row)
     peers = {name: tunnel["peers"] for name, tunnel in found["tunnels"].items()}
     found["routeros"] = {
         "rows": rows,
@@ -93,7 +102,7 @@ def _tunnel(rows: Rows, name: str, tunnel: dict[str, Any], router_id: str) -> No
             _masquerade(add, menu, name, interface)
         if len(tunnel["peers"]) == 1:
             first = next((str(address.ip) for address in own if address.version == 4), router_id)
-            _ospf(add, version, name, interface, first)
+            _ospf(add, 2 if version == 4 else 3, name, interface, first)
     if len(tunnel["peers"]) == 1:
         add("/routing/bfd/configuration", "bfd", interfaces=interface)
     if tunnel["listen_port"]:
@@ -137,12 +146,13 @@ def _masquerade(add: Any, menu: str, name: str, interface: str) -> None:
 
 
 def _ospf(add: Any, version: int, name: str, interface: str, router_id: str) -> None:
-    """One instance per tunnel and family, in MRVPN2's names; the far end takes only declared prefixes from it."""
-    kind, menu = ("ospf", "/ip") if version == 4 else ("ospf6", "/ipv6")
+    """One instance per tunnel and family, in MRVPN2's names; both ends take only declared prefixes from the other."""
+    kind, ip_version = OSPF[version]
+    menu = "/ip" if ip_version == 4 else "/ipv6"
     instance, area = f"{kind}-instance-{name}", f"{kind}-area-{name}"
     add(
-        "/routing/ospf/instance", f"{kind}-instance", name=instance, version=2 if version == 4 else 3,
-        router_id=router_id, redistribute="connected",
+        "/routing/ospf/instance", f"{kind}-instance", name=instance, version=version, router_id=router_id,
+        redistribute="connected", in_filter_chain=f"mrvpn-{kind}-in",
     )  # fmt: skip
     add("/routing/ospf/area", f"{kind}-area", name=area, instance=instance, area_id="0.0.0.0")
     template = {"area": area, "interfaces": interface, "type": "ptp", "use_bfd": True, **OSPF_TIMERS}

@@ -79,6 +79,19 @@ def test_the_mesh_is_never_masqueraded(described: Any) -> None:
     assert not quiet["/ip/firewall/nat"] and not quiet["/ip/firewall/address-list"]
 
 
+def test_the_router_takes_only_declared_prefixes_from_ospf(described: Any) -> None:
+    rows = described()["rows"]
+    chains: dict[str, list[str]] = {}
+    for row in rows["/routing/filter/rule"]:
+        chains.setdefault(row["chain"], []).append(row["rule"])
+    assert {row["in-filter-chain"] for row in rows["/routing/ospf/instance"]} == set(chains)
+    assert all(rules[-1] == "reject" for rules in chains.values())
+    accepted = [rule for rules in chains.values() for rule in rules[:-1]]
+    assert "if (dst in 10.11.0.0/24) {accept}" in accepted
+    # its own LAN is nobody else's to announce, and a default is no part of the mesh
+    assert not [rule for rule in accepted if "192.168.88.0" in rule or "/0)" in rule]
+
+
 def test_an_edited_hook_is_a_change(described: Any) -> None:
     def edit(d: dict[str, Any]) -> None:
         d["tunnels"]["wg_tik"]["hosts"]["router"]["mikrotik_deploy"] = [":put other"]

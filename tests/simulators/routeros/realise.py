@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -202,6 +203,23 @@ class Realised:
         else:
             self.inside("mrvpn-frr", "reload")
 
+    def _filter(self, chain: str, family: str, protocol: str) -> list[str]:
+        """A chain of routing filter rules as the route map of a protocol; what no rule accepts is rejected."""
+        lines = []
+        rules = [row["rule"] for row in self._rows("/routing/filter/rule") if row["chain"] == chain]
+        for number, rule in enumerate(rules, 1):
+            if rule == "reject":
+                break
+            accepted = re.fullmatch(r"if \(dst in (\S+)\) \{accept\}", rule)
+            if not accepted:
+                raise RuntimeError(f"/routing/filter/rule: {rule!r} is not realised")
+            longest = ipaddress.ip_network(accepted[1]).max_prefixlen
+            longer = f" le {longest}" if ipaddress.ip_network(accepted[1]).prefixlen < longest else ""
+            lines.append(f"{family} prefix-list {chain} seq {number} permit {accepted[1]}{longer}")
+        if lines:
+            lines += [f"route-map {chain} permit 10", f" match {family} address prefix-list {chain}", "exit"]
+        return [*lines, f"route-map {chain} deny 20", "exit", f"{family} protocol {protocol} route-map {chain}"]
+
     def _frr_conf(self) -> str:
         instances = {row["name"]: row for row in self._rows("/routing/ospf/instance")}
         areas = {row["name"]: row for row in self._rows("/routing/ospf/area")}
@@ -227,4 +245,6 @@ class Realised:
             lines += [f"router {kind}", f" {word} router-id {instance['router-id']}"]
             lines += [f" redistribute {what}" for what in instance.get("redistribute", "").split(",") if what]
             lines.append("exit")
+            if instance.get("in-filter-chain"):
+                lines += self._filter(instance["in-filter-chain"], "ip" if version == "2" else "ipv6", kind)
         return "\n".join([*lines, "end", ""])

@@ -11,6 +11,7 @@ import copy
 import ipaddress
 import itertools
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -49,6 +50,7 @@ class Unverified:
     duplicate_routes: bool = True  # an equal route may be added again
     rollback_delay: float = 0.0  # seconds until a closed session's safe mode is undone
     unroll_elsewhere: bool = True  # a session that does not hold safe mode may undo it
+    spaced_rules: bool = False  # a routing filter's rule is printed as `if (..) { accept; }`, however it was written
     safe_mode_held: str = "safe mode is taken by another session"
 
 
@@ -366,6 +368,8 @@ class Router:
                 value = "*****"
             if name == "dst-address" and self.unverified.bare_host_routes:
                 value = value.removesuffix("/32")
+            if name == "rule" and self.unverified.spaced_rules:
+                value = re.sub(r"\s*{\s*(.*?);?\s*}\s*", r" { \1; }", value)
             shown[name] = value
         shown.update(
             {name: row[name] for name in ("dynamic", ".about", "builtin", "type", "port", "proto") if name in row}
