@@ -171,6 +171,8 @@ class _Apply:
                 raise Failed(f"{error}; {self._taken_back(kept)}") from None
             try:
                 self.device.call("/safe-mode/release")
+                if any(row.get("current") == "true" for row in self.device.call("/safe-mode/print")):
+                    raise Trapped("the router says done, yet this session still holds it")
             except RouterError as error:
                 # kept or undone? The router knows, once the session that held safe mode is gone
                 self.device.close()
@@ -233,7 +235,7 @@ class _Apply:
 
     def _arm(self, back: str, outcome: Outcome) -> bool:
         """Puts the undo script into the scheduler; False where that is not allowed and `force` goes without."""
-        if self.device.call("/system/scheduler/print", {".proplist": ".id,name", "?name": UNDO}):
+        if self._armed():
             raise Refusal(
                 [f"/system/scheduler has `{UNDO}`: an apply is under way, or one ended badly: remove it first"]
             )
@@ -253,11 +255,16 @@ class _Apply:
         return True
 
     def _disarm(self) -> None:
-        rows = self.device.call("/system/scheduler/print", {".proplist": ".id,name", "?name": UNDO})
+        rows = self._armed()
         if not rows:
             raise Lost("the undo script has run already: the apply took too long")
         self.device.call("/system/scheduler/remove", {".id": rows[0][".id"]})
         self.writes += 1
+        if self._armed():  # it would take back later what is told as done now
+            raise Trapped("/system/scheduler/remove: the router says done, yet the undo script is still there")
+
+    def _armed(self) -> list[dict[str, str]]:
+        return self.device.call("/system/scheduler/print", {".proplist": ".id,name", "?name": UNDO})
 
     def _undone(self, back: str, armed: bool) -> str:
         """Runs the undo script at once; where the router cannot be reached its scheduler does it."""
@@ -265,7 +272,7 @@ class _Apply:
             try:
                 self.device.call("/execute", {"script": back, "as-string": ""})
                 if armed:
-                    for row in self.device.call("/system/scheduler/print", {".proplist": ".id,name", "?name": UNDO}):
+                    for row in self._armed():
                         self.device.call("/system/scheduler/remove", {".id": row[".id"]})
                 return self._compared()
             except RouterError as error:
