@@ -16,9 +16,11 @@ def _result(name, comment, changes=None, result=True):
     return {"name": name, "changes": changes or {}, "result": result, "comment": comment}
 
 
-def _reconciled(name, rows, done, **order):
+def _reconciled(name, rows, done, force, **order):
+    # for one apply: salt HOST state.apply mrvpn.routeros pillar='{mrvpn_routeros: {force: true}}'
+    force = force or bool((__pillar__.get("mrvpn_routeros") or {}).get("force"))
     try:
-        found = __salt__["routeros.reconcile"](rows, test=__opts__["test"], **order)
+        found = __salt__["routeros.reconcile"](rows, test=__opts__["test"], force=force, **order)
     except CommandExecutionError as error:
         return _result(name, str(error), result=False)
     told = [*(f"taken over: {line}" for line in found["adopted"]), *found["notices"]]
@@ -67,7 +69,8 @@ def managed(name, rows=None, pillar=None, owner=None, force=False, pings=(), hoo
     owner
         what the comments of the rows begin with: ``mrvpn:``, or narrower ``mrvpn:wg_office:``
     force
-        also change what the session itself runs over, or what could not be taken back
+        also change what the session itself runs over, or what could not be taken back; the pillar
+        ``mrvpn_routeros: {force: true}`` says so for all states of one apply
     pings
         addresses of far ends: those that answered before the changes must answer before they are kept
     hooks
@@ -81,7 +84,7 @@ def managed(name, rows=None, pillar=None, owner=None, force=False, pings=(), hoo
         told = f"public keys are not known yet ({far}): run `salt-run state.orchestrate orch.keys` on the master first"
         return _result(name, told, result=False)
     order = {"pings": pings or section["pings"], "hooks": hooks or section["hooks"]}
-    return _reconciled(name, section["rows"], "changed", owner=owner, force=force, undo_after=undo_after, **order)
+    return _reconciled(name, section["rows"], "changed", force, owner=owner, undo_after=undo_after, **order)
 
 
 def present(name, rows=None, pillar=None, paths=None, force=False):
@@ -94,8 +97,10 @@ def present(name, rows=None, pillar=None, paths=None, force=False):
         instead of rows: where the pillar holds them, ``mrvpn:routeros``
     paths
         only these paths of it
+    force
+        as in ``managed``
     """
-    return _reconciled(name, _section(pillar, rows, paths)["rows"], "changed", remove=False, force=force)
+    return _reconciled(name, _section(pillar, rows, paths)["rows"], "changed", force, remove=False)
 
 
 def absent(name, paths, force=False):
@@ -104,8 +109,10 @@ def absent(name, paths, force=False):
 
     paths
         list of paths
+    force
+        as in ``managed``
     """
-    return _reconciled(name, {path: [] for path in paths}, "removed", owner=name, force=force)
+    return _reconciled(name, {path: [] for path in paths}, "removed", force, owner=name)
 
 
 def hook(name, commands, guard=None):

@@ -91,3 +91,20 @@ def test_errors_are_one_kind(ros: Any, call: Callable[[Any], Any], told: str | N
 def test_on_another_minion_it_does_not_load(ros: Any) -> None:
     ros.__opts__ = {}
     assert ros.__virtual__() == (False, "this minion is no proxy of a RouterOS router")
+
+
+@pytest.mark.parametrize("pillar", [{}, {"mrvpn_routeros": {"force": True}}])
+def test_force_of_the_pillar_is_for_every_state_of_an_apply(pillar: dict[str, Any]) -> None:
+    states: Any = load("_states/routeros.py")
+    asked: list[bool] = []
+
+    def reconcile(rows: Any, **order: Any) -> dict[str, Any]:
+        asked.append(order["force"])
+        return {"changes": {}, "notices": [], "adopted": [], "hooks": [], "writes": 0}
+
+    states.__salt__, states.__opts__, states.__pillar__ = {"routeros.reconcile": reconcile}, {"test": False}, pillar
+    for result in (states.managed("x", {}), states.present("x", {}), states.absent("mrvpn:", [])):
+        assert result["result"] is True
+    assert asked == [bool(pillar)] * 3
+    states.managed("x", {}, force=True)
+    assert asked[-1] is True

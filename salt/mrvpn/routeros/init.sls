@@ -6,7 +6,5 @@ include:
 router:
   routeros.managed:
     - pillar: mrvpn:routeros
-    # salt HOST state.apply mrvpn.routeros pillar='{mrvpn_routeros: {force: true}}'
-    - force: {{ pillar.get('mrvpn_routeros', {}).get('force', False) }}
     - require:
       - mrvpn: mrvpn guard
