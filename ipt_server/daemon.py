@@ -25,8 +25,9 @@ from ipt_server.core.failover import exit_of, stand_in
 from ipt_server.core.health import ExitHealth
 from ipt_server.core.learned import Address, ClientAddress, Entry, Key, Learned, parse_key
 from ipt_server.core.rules import RuleSet
+from ipt_server.dns import policies
 from ipt_server.dns.filter import Filter
-from ipt_server.dns.recursor import wipe_caches
+from ipt_server.dns.recursor import reload_policies, wipe_caches
 from ipt_server.dns.server import VerdictServer
 from ipt_server.geo import DatabaseRefused, database, refresh
 from ipt_server.geo.database import Compiled
@@ -195,7 +196,7 @@ class Daemon:
 
     async def _compile(self, s: Settings) -> RuleSet:
         def work() -> tuple[RuleSet, Content]:
-            names, listed = self.lists.read(s.lists)
+            names, listed = self.lists.read(s.lists, s.bypass.lists)
             return compile_rules(s, self.paths.state, refresh.in_force(s, self.paths.state), names), listed
 
         rules, self.listed = await asyncio.to_thread(work)
@@ -203,10 +204,24 @@ class Daemon:
 
     async def _guard(self) -> None:
         """Keeps clients from taking their DNS elsewhere; where that cannot be, it is told, and routing goes on."""
+        s = self.rules.settings
+
+        def work() -> tuple[bool, list[str]]:
+            named = {name: s.lists[name] for name in s.bypass.lists} if s.bypass.enabled else {}
+            lists = self.lists.read(named, named)[0].values()
+            resolvers, wide = bypass.known(lists)
+            zone, unsaid = policies.zone(lists)
+            bypass.apply(s, resolvers)
+            folder = Path(s.recursor.control)
+            return folder.is_dir() and policies.write(folder, zone), [*wide, *unsaid]
+
         try:
-            await asyncio.to_thread(bypass.apply, self.rules.settings)
-        except bypass.BypassRefused as error:
-            self.problems = [f"bypass: {error}"]
+            changed, told = await asyncio.to_thread(work)
+            self.problems += [f"bypass.lists: {text}" for text in told]
+            if changed:
+                await reload_policies(s.recursor.control)
+        except (bypass.BypassRefused, OSError) as error:
+            self.problems.append(f"bypass: {error}")
             log.error("bypass: %s", error)
 
     async def reload(self) -> dict[str, Any]:

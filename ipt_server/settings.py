@@ -201,10 +201,10 @@ class CountrySource(_Model):
 
 
 class Bypass(_Model):
-    """Whether clients are kept from taking DNS elsewhere; `source`: a file of more resolvers' addresses, one a line."""
+    """Whether clients are kept from taking DNS elsewhere; `lists`: of more resolvers, their addresses and names."""
 
     enabled: bool = True
-    source: str | None = None
+    lists: tuple[str, ...] = ()
 
 
 class Settings(_Model):
@@ -292,13 +292,14 @@ def _inconsistencies(value: Any) -> list[str]:
             wrong.append(f"{r.get('id')}: needs country_database")
     lists = value.get("lists")
     lists = lists if isinstance(lists, dict) else {}
-    for r in rules:
-        named = r.get("lists")
+    guard = value.get("bypass")
+    for place, named in (
+        *((r.get("id"), r.get("lists")) for r in rules),
+        ("bypass.lists", guard.get("lists") if isinstance(guard, dict) else ()),
+    ):
         for name in named if isinstance(named, list | tuple) else ():
             if name not in lists:
-                wrong.append(
-                    f"{r.get('id')}: there is no list {name}; there are: {', '.join(map(str, lists)) or 'none'}"
-                )
+                wrong.append(f"{place}: there is no list {name}; there are: {', '.join(map(str, lists)) or 'none'}")
     for name, of in lists.items():
         if isinstance(of, dict) and (of.get("url") is None) == (of.get("path") is None):
             wrong.append(f"lists.{name}: needs either `url` or `path`")

@@ -1,7 +1,7 @@
 """The nft table `inet mrvpn_bypass`: clients that would take their DNS past the recursor are refused, and counted.
 
 Knows: DNS over TLS and QUIC (port 853), addresses of resolvers that speak HTTPS (port 443, UDP as well: HTTP/3), who
-is exempt. Must not know: rules, exits, names (those are the recursor's bypass.rpz). A table of its own, looked at
+is exempt. Must not know: rules, exits, names (those are the recursor's policy zones). A table of its own, looked at
 before `inet mrvpn` picks an exit: the two change without each other. What is refused is told to the client at once, so
 that it comes back to port 53 without a pause.
 """
@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ipt_server.lists.formats import Names, parse
 from ipt_server.settings import Settings
 
 TABLE = "mrvpn_bypass"
@@ -24,28 +25,23 @@ _KEY = {4: "ip", 6: "ip6"}
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+SHORTEST = {4: 16, 6: 29}  # prefixes that could be a resolver's
+
+
 class BypassRefused(Exception):
-    """A list of addresses that cannot be used, or a table that nft refused; the text says why."""
+    """A table that nft refused; the text says why."""
 
 
-def addresses(text: str) -> list[Network]:
-    """The addresses and prefixes of a list, one a line, `#` for comments. Raises BypassRefused with every bad line."""
-    found, wrong = [], []
-    for number, line in enumerate(text.splitlines(), 1):
-        word = line.partition("#")[0].strip()
-        if not word:
-            continue
-        try:
-            network = ipaddress.ip_network(word)
-        except ValueError as error:
-            wrong.append(f"line {number}: {error}")
-            continue
-        if network.prefixlen < (16 if network.version == 4 else 29):
-            wrong.append(f"line {number}: {word} is no resolver's: the shortest prefixes taken are /16 and /29")
-        found.append(network)
-    if wrong or not found:
-        raise BypassRefused("; ".join(wrong[:5]) or "holds no address")
-    return found
+def known(lists: Iterable[Names] = ()) -> tuple[list[Network], list[str]]:
+    """The resolvers' addresses and prefixes, those shipped and those of the lists, and what was passed over."""
+    found: list[Network] = []
+    wide: list[Network] = []
+    for names in (parse(KNOWN.read_text(), "plain"), *lists):
+        for text in names.addresses:
+            network = ipaddress.ip_network(text, strict=False)
+            (found if network.prefixlen >= SHORTEST[network.version] else wide).append(network)
+    told = f"{len(wide)} prefixes are no resolver's and passed over, the first is {wide[0]}" if wide else ""
+    return found, [told] if told else []
 
 
 def table(s: Settings, resolvers: Iterable[Network]) -> str:
@@ -54,13 +50,13 @@ def table(s: Settings, resolvers: Iterable[Network]) -> str:
     guarded = [name for name in s.recursor.interfaces if name in s.ingress]
     if not guarded or not s.bypass.enabled:
         return "\n".join([*lines, ""])
-    known = list(resolvers)
+    resolvers = list(resolvers)
     lines.append(f"table inet {TABLE} {{")
     lines += [" counter tls { }", " counter https { }"]
     for family in (4, 6):
         kind = _TYPE[family]
         exempt = _set(s.recursor.exempt, family)
-        https = _set(map(str, known), family)
+        https = _set(map(str, resolvers), family)
         lines += [
             f" set exempt{family} {{ type {kind}; flags interval;{exempt} }}",
             f" set https{family} {{ type {kind}; flags interval;{https} }}",
@@ -95,17 +91,9 @@ def _set(prefixes: Iterable[str], family: int) -> str:
     return f" elements = {{ {', '.join(map(str, merged))} }};" if merged else ""
 
 
-def apply(s: Settings) -> None:
-    """Makes the table what the settings and the lists of resolvers say. Raises BypassRefused; then it is as it was."""
-    try:
-        known = addresses(KNOWN.read_text())
-        if s.bypass.source is not None:
-            known += addresses(Path(s.bypass.source).read_text(errors="replace"))
-    except OSError as error:
-        raise BypassRefused(f"bypass.source: {error}") from None
-    except BypassRefused as error:
-        raise BypassRefused(f"bypass.source: {s.bypass.source}: {error}") from None
-    done = subprocess.run(["nft", "-f", "-"], input=table(s, known), capture_output=True, text=True, timeout=60)
+def apply(s: Settings, resolvers: Iterable[Network]) -> None:
+    """Makes the table what the settings and the resolvers say. Raises BypassRefused; then it is as it was."""
+    done = subprocess.run(["nft", "-f", "-"], input=table(s, resolvers), capture_output=True, text=True, timeout=60)
     if done.returncode:
         raise BypassRefused((done.stderr.strip() or "nft failed").splitlines()[0])
 

@@ -30,9 +30,9 @@ class ListRefused(Exception):
 
 @dataclass
 class Names:
-    """What a list covers: names themselves, names with all below, what is below, parts of names, regexes.
+    """What a list covers: names themselves, names with all below, what is below, parts of names, regexes; addresses.
 
-    `strange`: lines that were no names; `other`: well-formed lines of no concern (addresses, processes).
+    Its length counts all of them. `strange`: lines that were no entries; `other`: well-formed ones of no concern.
     """
 
     exact: list[str] = field(default_factory=list)
@@ -40,10 +40,16 @@ class Names:
     below: list[str] = field(default_factory=list)
     keywords: list[str] = field(default_factory=list)
     regexes: list[str] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)  # and prefixes; rules match names, the bypass guard both
     strange: int = 0
     other: int = 0
 
     def __len__(self) -> int:
+        return self.names + len(self.addresses)
+
+    @property
+    def names(self) -> int:
+        """How many of the entries are about names."""
         return sum(map(len, (self.exact, self.suffixes, self.below, self.keywords, self.regexes)))
 
 
@@ -59,7 +65,7 @@ def parse(text: str, kind: str = "auto", attributes: Iterable[str] = ()) -> Name
     kind = guess(text) if kind == "auto" else kind
     found, lines = _read(entries(text), kind, frozenset(attributes))
     if not len(found):
-        raise ListRefused(f"holds no names ({lines} lines read as a {kind} list)")
+        raise ListRefused(f"holds no names or addresses ({lines} lines read as a {kind} list)")
     return found
 
 
@@ -108,7 +114,7 @@ _SHAPES = (
     ("clash", re.compile(r"payload:\s*$|(?:-\s*)?['\"]?(?:\+\.|(?:DOMAIN(?:-[A-Z]+)?|IP-CIDR6?|GEOIP|PROCESS-NAME),)")),
     ("geosite", re.compile(r"(?:full|domain|keyword|regexp|include):")),
     ("dnsmasq", re.compile(r"(?:server|address|local|ipset|nftset|rebind-domain-ok)=/")),
-    ("hosts", re.compile(r"(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9a-fA-F:]*::[0-9a-fA-F:]*)\s+\S")),
+    ("hosts", re.compile(r"(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9a-fA-F:]*::[0-9a-fA-F:]*)\s+[^\s#]")),
 )
 
 
@@ -152,7 +158,7 @@ def _plain(line: str, found: Names, _: frozenset[str]) -> None:
         text = text[2:-1]
     text = text.removeprefix("*").removeprefix(".")
     if ("." in text or ":" in text) and text[-1:].isalnum() and text[0] in "0123456789abcdef:" and _is_address(text):
-        found.other += 1
+        found.addresses.append(text)
         return
     found.suffixes.append(name(text))
 
@@ -212,7 +218,7 @@ def _clash(line: str, found: Names, wanted: frozenset[str]) -> None:
     kind, comma, rest = text.partition(",")
     if not comma:
         if _is_address(text):
-            found.other += 1
+            found.addresses.append(text)
         else:
             _wild(text, found)
         return
@@ -228,6 +234,8 @@ def _clash(line: str, found: Names, wanted: frozenset[str]) -> None:
             found.regexes.append(_regex(rest.strip()))
         case "DOMAIN-WILDCARD":
             found.regexes.append("^" + re.escape(value).replace(r"\*", ".*").replace(r"\?", ".") + "$")
+        case "IP-CIDR" | "IP-CIDR6" if _is_address(value):
+            found.addresses.append(value)
         case _ if _OTHER_CLASH.match(text):
             found.other += 1
         case _:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -49,10 +49,11 @@ class Subscriptions:
         """Where a list is as its server has it, for the next question whether it changed."""
         return self.folder / f"{name}.source"
 
-    def read(self, lists: Mapping[str, NameList]) -> tuple[dict[str, Names], Content]:
+    def read(self, lists: Mapping[str, NameList], guard: Collection[str] = ()) -> tuple[dict[str, Names], Content]:
         """What the lists cover: files as they are now, or their last good copy, and the copies of URLs.
 
-        Never raises for what is in them: a list without anything good covers nothing.
+        `guard`: the lists that are of use without a name, for their addresses. Never raises for what is in them: a list
+        without anything good covers nothing.
         """
         found: dict[str, Names] = {}
         problems, digest = [], hashlib.sha256()
@@ -72,6 +73,8 @@ class Subscriptions:
                 except (OSError, ListRefused) as error:
                     problems.append(f"lists.{name}: {path}: {error}")
                 if name in found:
+                    if not found[name].names and name not in guard:
+                        problems.append(f"lists.{name}: holds addresses only; rules match names: take a country or net")
                     digest.update(hashlib.sha256(data).digest() + name.encode())
                     break
         entries = {name: len(names) for name, names in found.items()}

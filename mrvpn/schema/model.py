@@ -343,12 +343,20 @@ class Client(Model):
     addresses: Annotated[tuple[Address, ...], BeforeValidator(_listed)]
 
 
+class Bypass(Model):
+    """`dns.bypass`: whether clients are kept from resolvers elsewhere, and which are known besides those shipped."""
+
+    enabled: bool = True
+    lists: Texts = ()
+
+
 class Dns(Model):
-    """`dns`: where the recursor asks."""
+    """`dns`: where the recursor asks, and that clients ask it."""
 
     upstream: Annotated[tuple[Address, ...], BeforeValidator(_listed)] = ()
     forward: dict[str, Annotated[tuple[Address, ...], BeforeValidator(_listed)]] = {}
     exempt: Prefixes = ()
+    bypass: Bypass = Bypass()
     dnssec: Annotated[Literal["off", "process", "validate"], BeforeValidator(lambda v: "off" if v is False else v)] = (
         "process"
     )

@@ -283,6 +283,7 @@ def _recursors(network: Network) -> list[dict[str, Any]]:
             "upstream": list(d.dns.upstream),
             "forward": {zone: list(addresses) for zone, addresses in sorted(d.dns.forward.items())},
             "exempt": list(d.dns.exempt),
+            "bypass": d.dns.bypass.enabled,
             "max_ttl": d.routing.domain_route_ttl,
             "dnssec": d.dns.dnssec,
             "threads": 2,

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from mrvpn import marks
+from mrvpn.schema.model import Bypass
 from mrvpn.topology import GATEWAY_SERVICE, Network, Rule, collapse, gateway_addresses
 from mrvpn.views.content import content_hash
 
@@ -73,6 +74,8 @@ def _settings(network: Network, service: str) -> dict[str, Any]:
         found["clients"] = [list(client.addresses) for _, client in sorted(d.clients.items())]
     if d.lists:
         found["lists"] = {name: options.model_dump(mode="json") for name, options in sorted(d.lists.items())}
+    if d.dns.bypass != Bypass():
+        found["bypass"] = d.dns.bypass.model_dump(mode="json")
     database = d.routing.country_database
     if database.url:
         found["country_source"] = database.model_dump(mode="json", exclude={"path"}, exclude_none=True)

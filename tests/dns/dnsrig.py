@@ -181,7 +181,8 @@ def view(**hook: Any) -> dict[str, Any]:
     return {
         "service": "firezone_pdns", "namespace": "firezone", "folder": "mrvpn/powerdns/etc",
         "interfaces": ["wg-firezone"], "port": PORT, "allow_from": ["127.0.0.0/8", "::1/128"], "upstream": [SERVER],
-        "forward": {}, "max_ttl": 300, "dnssec": "process", "threads": 2, "user": {"name": "pdns", "uid": 953},
+        "forward": {}, "bypass": True, "max_ttl": 300, "dnssec": "process", "threads": 2,
+        "user": {"name": "pdns", "uid": 953},
         "hook": HOOK | hook,
     }  # fmt: skip
 

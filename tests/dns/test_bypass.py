@@ -9,13 +9,13 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from dnsrig import entered, sh, until
 
 from ipt_server import settings
 from ipt_server.kernel import bypass, skeleton
+from ipt_server.lists.formats import parse
 
 pytestmark = pytest.mark.root
 PREFIX = f"mrvpn-t-byp-{os.getpid()}"
@@ -113,8 +113,10 @@ def says(to: str, port: int, udp: bool = False, source: str = "10.11.0.2") -> st
             return type(error).__name__
 
 
-def put(s: settings.Settings) -> None:
-    entered(GATEWAY, lambda: bypass.apply(s))
+def put(s: settings.Settings, *lists: str) -> list[str]:
+    resolvers, told = bypass.known(parse(text) for text in lists)
+    entered(GATEWAY, lambda: bypass.apply(s, resolvers))
+    return told
 
 
 REFUSED = ("ConnectionRefusedError", "PermissionError", "OSError", "ConnectionResetError")
@@ -146,17 +148,14 @@ def test_who_tried_is_counted(world: None) -> None:
     assert set(tried) == {"10.11.0.2", "fd00::2"} and tried["10.11.0.2"] >= 2
 
 
-def test_a_list_of_more_resolvers_and_switching_it_off(world: None, tmp_path: Path) -> None:
-    more = tmp_path / "more.txt"
-    more.write_text("192.0.2.80  # ours\n")
-    put(value(bypass={"source": str(more)}))
+def test_a_list_of_more_resolvers_and_switching_it_off(world: None) -> None:
+    assert put(value(), "192.0.2.80  # ours\n") == []
     assert says("192.0.2.80", 443) in REFUSED and says("192.0.2.53", 443) == "hello"
-    more.write_text("0.0.0.0/0\nnonsense\n")
-    with pytest.raises(bypass.BypassRefused, match=r"line 1: 0.0.0.0/0 .*; line 2: "):
-        put(value(bypass={"source": str(more)}))
-    with pytest.raises(bypass.BypassRefused, match="No such file"):
-        put(value(bypass={"source": str(tmp_path / "nothing")}))
-    assert says("192.0.2.80", 443) in REFUSED, "what stood stays"
+    assert says("1.1.1.1", 443) in REFUSED, "those shipped stay"
+    assert put(value(), "0.0.0.0/0\n::/0\n192.0.2.53\n") == [
+        "2 prefixes are no resolver's and passed over, the first is 0.0.0.0/0"
+    ]
+    assert says("192.0.2.53", 443) in REFUSED and says("192.0.2.80", 443) == "hello", "what is good holds"
     put(value(bypass={"enabled": False}))
     assert says("1.1.1.1", 443) == says("192.0.2.80", 853) == "hello"
 

@@ -84,8 +84,12 @@ def _names(source: Source, d: Description, route: Route, path: Path_) -> None:
             hint = f": write `domain: {suffix!r}` for a pattern" if any(c in suffix for c in "*\\^$()[]") else ""
             source.problem(path, f"{suffix!r} is no DNS name{hint}", "suffix")
     for name in route.list:
-        if name not in d.lists and not source.unsure(("lists", name)):
-            source.problem((*path, "list"), f"there is no list {name}{near(name, d.lists)}", "unknown-list")
+        _list(source, d, name, (*path, "list"))
+
+
+def _list(source: Source, d: Description, name: str, path: Path_) -> None:
+    if name not in d.lists and not source.unsure(("lists", name)):
+        source.problem(path, f"there is no list {name}{near(name, d.lists)}", "unknown-list")
 
 
 def _exits(source: Source, d: Description, mine: dict[str, None]) -> None:
@@ -124,6 +128,8 @@ def _circles(follows: dict[str, list[str]]) -> list[list[str]]:
 
 
 def _lists(source: Source, d: Description, mine: dict[str, None]) -> None:
+    for name in d.dns.bypass.lists:
+        _list(source, d, name, ("dns", "bypass", "lists"))
     for name, options in d.lists.items():
         if (options.url is None) == (options.path is None):
             source.problem(("lists", name), "needs one of `url` and `path`", "list-place", absent=True)

@@ -60,7 +60,8 @@ domain:example.fr:@ads
 def test_plain() -> None:
     found = parse(PLAIN)
     assert found.suffixes == ["example.com", "example.net", "example.org", "ads.example", "xn--e1afmkfd.xn--p1ai"]
-    assert (len(found), found.other, found.strange) == (5, 2, 0)
+    assert (found.names, found.addresses) == (5, ["192.0.2.1", "2001:db8::/32"])
+    assert (len(found), found.other, found.strange) == (7, 0, 0)
 
 
 def test_hosts() -> None:
@@ -84,7 +85,8 @@ def test_clash() -> None:
     )
     found = parse(CLASH_CLASSICAL)
     assert (found.exact, found.suffixes, found.keywords) == (["www.example.com"], ["example.net"], ["tracker"])
-    assert found.regexes == [r"^ads[0-9]+\.", r"^a.*\.example\.de$"] and (found.other, found.strange) == (4, 0)
+    assert found.regexes == [r"^ads[0-9]+\.", r"^a.*\.example\.de$"] and (found.other, found.strange) == (2, 0)
+    assert found.addresses == ["192.0.2.0/24", "2001:db8::/32"] and (len(found), found.names) == (7, 5)
     assert len(parse("+.example.com\nDOMAIN,a.example.net\n")) == 2, "the text form, without payload"
 
 
@@ -107,6 +109,7 @@ def test_geosite(attributes: tuple[str, ...], names: list[str]) -> None:
     ("text", "kind"),
     [
         (PLAIN, "plain"),
+        ("192.0.2.1  # dns.example.com\n2001:db8::1 # the same\n", "plain"),
         (HOSTS, "hosts"),
         (DNSMASQ, "dnsmasq"),
         (CLASH_DOMAINS, "clash"),
@@ -123,7 +126,7 @@ def test_formats_are_told_apart(text: str, kind: str) -> None:
     [
         ("", "auto", "holds no names"),
         ("# nothing\n\n", "auto", "holds no names"),
-        ("192.0.2.1\n", "plain", "holds no names"),
+        ("# 192.0.2.1\n", "plain", "holds no names or addresses"),
         (
             "<!DOCTYPE html>\n<html><body>Not Found</body></html>\n",
             "auto",

@@ -235,6 +235,14 @@ def test_a_file_of_the_host(tmp_path: Path, lists: Subscriptions) -> None:
         assert Subscriptions(lists.folder).read({"mine": of["mine"]})[1].digest == kept.digest
 
 
+def test_addresses_are_of_use_to_the_bypass_guard_alone(tmp_path: Path, lists: Subscriptions) -> None:
+    (tmp_path / "doh").write_text("192.0.2.1\n2001:db8::/32\n")
+    of = {"doh": NameList(path=str(tmp_path / "doh"))}
+    assert lists.read(of)[1].problems[0].startswith("lists.doh: holds addresses only")
+    names, content = lists.read(of, guard=["doh"])
+    assert content.problems == () and content.entries == {"doh": 2} and names["doh"].names == 0
+
+
 def test_when_a_list_is_due(server: Server, lists: Subscriptions) -> None:
     of = {"video": NameList(url=server.url, refresh="6h")}
     lists.refresh("video", of["video"], now=1000.0)
