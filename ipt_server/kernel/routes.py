@@ -1,8 +1,7 @@
 """ip rules and the exits' tables: what should be there, what is, and the commands between.
 
-Knows: ip(8), which reads every table of a family at once in 3 ms and takes all changes in one batch (pyroute2 reads
-faster, but takes 280 ms to load, and what blocks in its newer versions does not run beside a loop). Must not know:
-nftables, countries, names. A table only ever holds its own exit's interface and `unreachable`: failover changes
+Knows: ip(8), which reads every table of a family at once in 3 ms and takes all changes in one batch (docs/adr/0004).
+Must not know: nftables, countries, names. A table only ever holds its own exit's interface and `unreachable`: failover changes
 `exit_of`, never a route.
 """
 
