@@ -13,10 +13,10 @@ from ipt_server.core.failover import exit_of
 from ipt_server.core.learned import Change, ClientAddress, Key
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import routes, skeleton
-from ipt_server.kernel.state import Prepared, says_the_same
+from ipt_server.kernel.state import Applying, Prepared, says_the_same
 
 
-class Printed:
+class Printed(Applying):
     """Stands where a `Kernel` stands. `links`: the interfaces that are up; `default`: the default route's."""
 
     def __init__(self, links: Iterable[str] = (), default: str | None = None) -> None:
@@ -28,14 +28,6 @@ class Printed:
         self._form: str | None = None
         self._marked: Mapping[int, int] = {}
         self._learned: dict[Key, tuple[int, float]] = {}  # mark without its tag, seconds
-
-    def apply(self, rules: RuleSet, learned: Iterable[tuple[Key, int, float]]) -> bool:
-        """As `Kernel.apply`."""
-        prepared = self.prepare(rules)
-        self.commit(prepared, lambda: learned)
-        self.finish(prepared)
-        self.open(rules)
-        return prepared.kept
 
     def prepare(self, rules: RuleSet) -> Prepared:
         """As `Kernel.prepare`; nothing is printed of it yet."""

@@ -1,8 +1,8 @@
 """ip rules and the exits' tables: what should be there, what is, and the commands between.
 
 Knows: ip(8), which reads every table of a family at once in 3 ms and takes all changes in one batch (docs/adr/0004).
-Must not know: nftables, countries, names. A table only ever holds its own exit's interface and `unreachable`: failover changes
-`exit_of`, never a route.
+Must not know: nftables, countries, names. A table only ever holds its own exit's interface and `unreachable`: failover
+changes `exit_of`, never a route.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from ipt_server.core.failover import exit_of
 from ipt_server.core.intervals import Intervals
@@ -75,7 +76,27 @@ class Prepared:
     counts: Mapping[int, int]
 
 
-class Kernel:
+class Applying(Protocol):
+    """The steps of a kernel of any kind, and all of them in order."""
+
+    def prepare(self, rules: RuleSet) -> Prepared: ...
+
+    def commit(self, prepared: Prepared, learned: Callable[[], Iterable[tuple[Key, int, float]]]) -> None: ...
+
+    def finish(self, prepared: Prepared) -> None: ...
+
+    def open(self, rules: RuleSet) -> None: ...
+
+    def apply(self, rules: RuleSet, learned: Iterable[tuple[Key, int, float]]) -> bool:
+        """Makes the kernel what the rules say; returns whether a standing table of the same form was kept."""
+        prepared = self.prepare(rules)
+        self.commit(prepared, lambda: learned)
+        self.finish(prepared)
+        self.open(rules)
+        return prepared.kept
+
+
+class Kernel(Applying):
     """What ipt_server does to its namespace.
 
     A generation's interval maps are filled in the buffer that nobody looks into, then one batch of hash maps
@@ -93,14 +114,6 @@ class Kernel:
         self._rules: RuleSet | None = None
         self._form: str | None = None
         self._filled: str | None = None  # the buffer that holds the intervals of `_rules`
-
-    def apply(self, rules: RuleSet, learned: Iterable[tuple[Key, int, float]]) -> bool:
-        """Makes the kernel what the rules say; returns whether a standing table of the same form was kept."""
-        prepared = self.prepare(rules)
-        self.commit(prepared, lambda: learned)
-        self.finish(prepared)
-        self.open(rules)
-        return prepared.kept
 
     def prepare(self, rules: RuleSet) -> Prepared:
         """Does all that takes time and changes no packet's way; a new table is closed. Raises KernelProblem."""

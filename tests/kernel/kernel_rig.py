@@ -375,6 +375,18 @@ class RunningDaemon:
 
 
 @contextlib.contextmanager
+def running(rig: Rig, folder: Path, *rules: dict[str, Any], **over: Any) -> Iterator[RunningDaemon]:
+    """A daemon with these settings, not started; ended with the body, and its table with it."""
+    found = RunningDaemon(rig, folder)
+    found.write(rig.raw(*rules, **over))
+    try:
+        yield found
+    finally:
+        found.stop()
+        rig.gateway.run("nft", "-f", "-", text="table inet mrvpn\ndelete table inet mrvpn\n")
+
+
+@contextlib.contextmanager
 def replies(namespace: Namespace) -> Iterator[None]:
     """An HTTP server on port 8099 and a resolver on port 53, of any address, that answer everything."""
     over = threading.Event()

@@ -15,7 +15,7 @@ from typing import Any
 
 import kernel_rig
 import pytest
-from kernel_rig import CLIENT, REPO, Rig, RunningDaemon, until
+from kernel_rig import CLIENT, REPO, Rig, RunningDaemon, running, until
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 from prometheus_client.parser import text_string_to_metric_families
@@ -50,15 +50,10 @@ WORLD = {"GB": ["81.2.69.0/24", "93.184.0.0/16", "2a00:1450::/32"], "US": ["198.
 
 @pytest.fixture
 def daemon(rig: Rig, tmp_path: Path) -> Iterator[RunningDaemon]:
-    found = RunningDaemon(rig, tmp_path)
     database = tmp_path / "country.mmdb"
     write_database(database, WORLD)
-    found.write(rig.raw(*rules(), country_database=str(database)))
-    try:
+    with running(rig, tmp_path, *rules(), country_database=str(database)) as found:
         yield found
-    finally:
-        found.stop()
-        rig.gateway.run("nft", "-f", "-", text="table inet mrvpn\ndelete table inet mrvpn\n")
 
 
 def cli(daemon: RunningDaemon, *argv: str) -> Any:

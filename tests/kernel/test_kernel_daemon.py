@@ -12,7 +12,7 @@ from typing import Any
 
 import kernel_rig
 import pytest
-from kernel_rig import CLIENT, Rig, RunningDaemon, until
+from kernel_rig import CLIENT, Rig, RunningDaemon, running, until
 
 from ipt_server.control.client import NotRunning
 from mrvpn import marks
@@ -32,13 +32,8 @@ def rules(us: str = "198.51.100.0/24", named: str = "wg_uk") -> list[dict[str, A
 
 @pytest.fixture
 def daemon(rig: Rig, tmp_path: Path) -> Iterator[RunningDaemon]:
-    found = RunningDaemon(rig, tmp_path)
-    found.write(rig.raw(*rules()))
-    try:
+    with running(rig, tmp_path, *rules()) as found:
         yield found
-    finally:
-        found.stop()
-        rig.gateway.run("nft", "-f", "-", text="table inet mrvpn\ndelete table inet mrvpn\n")
 
 
 def test_from_nothing_to_traffic(rig: Rig, daemon: RunningDaemon) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import kernel_rig
 import pytest
-from kernel_rig import CLIENT, Rig, RunningDaemon, until
+from kernel_rig import CLIENT, Rig, RunningDaemon, running, until
 
 from mrvpn import marks
 
@@ -33,12 +33,8 @@ def config(rig: Rig, health: dict[str, Any], **uk: Any) -> dict[str, Any]:
 def daemon(rig: Rig, tmp_path: Path) -> Iterator[RunningDaemon]:
     for answerer in rig.answerers.values():
         answerer.seen.clear()
-    found = RunningDaemon(rig, tmp_path)
-    try:
+    with running(rig, tmp_path) as found:
         yield found
-    finally:
-        found.stop()
-        rig.gateway.run("nft", "-f", "-", text="table inet mrvpn\ndelete table inet mrvpn\n")
 
 
 def is_up(daemon: RunningDaemon, name: str = "wg_uk") -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_rig import CLIENT, Rig, RunningDaemon, sh, until
+from kernel_rig import CLIENT, Rig, RunningDaemon, running, sh, until
 
 from ipt_server.control import client
 from ipt_server.core.learned import Change
@@ -34,13 +34,8 @@ def rules(exit_: str = "wg_uk") -> list[dict[str, Any]]:
 
 @pytest.fixture
 def daemon(rig: Rig, tmp_path: Path) -> Iterator[RunningDaemon]:
-    found = RunningDaemon(rig, tmp_path)
-    found.write(rig.raw(*rules()))
-    try:
+    with running(rig, tmp_path, *rules()) as found:
         yield found
-    finally:
-        found.stop()
-        rig.gateway.run("nft", "-f", "-", text="table inet mrvpn\ndelete table inet mrvpn\n")
 
 
 def status(daemon: RunningDaemon) -> tuple[int, Any]:
