@@ -210,11 +210,35 @@ def _simulators(count: int, pair: Pair) -> Iterator[list[Simulator]]:
         yield [stack.enter_context(Simulator(Router(identity=f"router{n}"), pair)) for n in range(count)]
 
 
-def _applied(answers: dict[str, Any], simulators: list[Simulator]) -> int:
-    """How many routers answered that every state is good, and hold the rows of all their tunnels."""
-    good = [isinstance(a, dict) and all(state["result"] for state in a.values()) for a in answers.values()]
-    held = [len(simulator.router.rows["/interface/wireguard"]) == TUNNELS for simulator in simulators]
-    return min(sum(good), sum(held))
+class _Scaling:
+    """Figures of ever more routers, in all and for each one: a ratio of 1 for each one is linear growth."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._fewest: dict[str, tuple[int, float]] = {}
+
+    def figures(self, routers: int, what: str, total: float, unit: str) -> Iterator[Figure]:
+        """What so many routers took together; and each, beside what each of the fewest took."""
+        fewest, least = self._fewest.setdefault(what, (routers, total / routers))
+        name = f"{self.kind}, {routers}: {what}"
+        yield Figure(name, total, unit)
+        if routers != fewest:
+            yield Figure(f"{name}, each", total / routers, unit, f"each of {fewest}", least)
+
+
+def _applies(scaling: _Scaling, site: Site, idents: list[str], simulators: list[Simulator]) -> Iterator[Figure]:
+    """state.apply on all of them at once, of routers as they were bought, and again when there is nothing to change."""
+    for simulator in simulators:
+        simulator.router.rows = Router().rows
+    for what in ("first state.apply", "no-change state.apply"):
+        start = time.monotonic()
+        answers = site.salt(",".join(idents), "state.apply", timeout=600)
+        taken = time.monotonic() - start
+        good = [isinstance(a, dict) and all(state["result"] for state in a.values()) for a in answers.values()]
+        held = [len(simulator.router.rows["/interface/wireguard"]) == TUNNELS for simulator in simulators]
+        if (sum(good), sum(held)) != (len(idents), len(idents)):
+            raise RuntimeError(f"{what} went well on {sum(good)} of {len(idents)} routers, {sum(held)} hold its rows")
+        yield from scaling.figures(len(idents), what, taken, "s")
 
 
 def _settings(simulator: Simulator, authority: Authority) -> dict[str, Any]:
@@ -263,25 +287,23 @@ def _processes(site: Site, simulators: list[Simulator], authority: Authority) ->
     counts = [count for count in _counts("MRVPN_BENCH_PROXIES", "1,5,10,20") if count <= len(simulators)]
     site.pillar({f"router{n}": _settings(simulator, authority) for n, simulator in enumerate(simulators)})
     running: list[subprocess.Popen[bytes]] = []
+    scaling = _Scaling("a process per router")
     for count in counts:
         fresh = range(len(running), count)
         running += [site.proxy(f"router{n}") for n in fresh]
         idents = [f"router{n}" for n in range(count)]
         up = site.wait(idents)
-        yield Figure(f"{len(fresh)} more proxies, one process each: up after", up, "s")
+        yield Figure(f"a process per router, {len(fresh)} more at once: up after", up, "s")
         if count == counts[0]:
             yield from _through_the_master(site, simulators[0])
-        total = memory(running)
-        yield Figure(f"{count} proxies, one process each: memory", total, "MB", "per router", total / count)
-        start = time.monotonic()
-        answers = site.salt(",".join(idents), "state.apply", timeout=300)
-        good = _applied(answers, simulators[:count])
-        yield Figure(f"state.apply on {good} of {count} routers at once", time.monotonic() - start, "s")
+        yield from scaling.figures(count, "memory", memory(running), "MB")
+        yield from _applies(scaling, site, idents, simulators[:count])
     for process in running:
         end(process)
 
 
 def _delta(site: Site, simulators: list[Simulator], authority: Authority) -> Iterator[Figure]:
+    scaling = _Scaling("a deltaproxy")
     for count in [count for count in _counts("MRVPN_BENCH_DELTA", "10,50,100") if count <= len(simulators)]:
         idents = [f"router{n}" for n in range(count)]
         control = f"control{count}"
@@ -289,13 +311,9 @@ def _delta(site: Site, simulators: list[Simulator], authority: Authority) -> Ite
         delta = {"proxytype": "deltaproxy", "parallel_startup": True, "ids": idents}
         site.pillar({control: delta, **settings})
         process = site.proxy(control, metaproxy="deltaproxy")
-        yield Figure(f"deltaproxy of {count} routers: up after", site.wait(idents), "s")
-        total = memory([process])
-        yield Figure(f"deltaproxy of {count} routers: memory", total, "MB", "per router", total / count)
-        start = time.monotonic()
-        answers = site.salt(",".join(idents), "state.apply", timeout=600)
-        good = _applied(answers, simulators[:count])
-        yield Figure(f"state.apply on {good} of {count} routers of a deltaproxy", time.monotonic() - start, "s")
+        yield from scaling.figures(count, "up after", site.wait(idents), "s")
+        yield from scaling.figures(count, "memory", memory([process]), "MB")
+        yield from _applies(scaling, site, idents, simulators[:count])
         end(process)
 
 
