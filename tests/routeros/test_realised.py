@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,3 +132,17 @@ def test_lan_to_lan(
         while "wg_ab" in a.inside("ip", "link").stdout:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_nothing_outlives_a_simulator_that_is_killed(spaces: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.simulators.routeros", "--control", str(tmp_path / "control")]
+    command += ["--netns", spaces["a"], "--image", str(IMAGE_ROOT), "--folder", str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None and b"ports" in program.stdout.readline()
+        own = sh("ip", "netns", "pids", spaces["a"]).split()
+        assert own
+        program.kill()
+    deadline = time.monotonic() + 20
+    while sh("ip", "netns", "pids", spaces["a"]).split():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

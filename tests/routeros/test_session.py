@@ -82,6 +82,17 @@ def test_no_certificate_no_tls(proxy_module: ModuleType, settings: Make, serve: 
         proxy_module.Session(wanted).call("/system/identity/print")
 
 
+def test_over_ipv6(proxy_module: ModuleType, settings: Make, pair: Any) -> None:
+    """The certificate has another name than the address that is dialled: `tls.name` tells it."""
+    with Simulator(Router(), pair, host="::1") as simulator:
+        wanted = settings(simulator, host="::1")
+        wanted["tls"]["name"] = "router.test"
+        it = proxy_module.Session(wanted)
+        assert it.call("/system/identity/print") == [{"name": "MikroTik"}]
+        assert (it.feet().local, it.feet().remote) == ("::1", "::1")
+        it.close()
+
+
 def test_a_router_that_is_away_and_comes_back(proxy_module: ModuleType, settings: Make, serve: Make) -> None:
     simulator = serve(Router())
     it = proxy_module.Session(settings(simulator))

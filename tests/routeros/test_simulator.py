@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -344,4 +345,28 @@ def test_as_a_program(tmp_path: Path) -> None:
         assert tell({"router": 1, "writes": 0}) == {"writes": 1, "prints": {}}
         assert tell({"router": 1, "show": WG})[0]["name"] == "w1"  # type: ignore[index]
         program.stdin.close()
+        assert program.wait(20) == 0
+
+
+def test_as_a_program_that_is_commanded_on_a_socket(tmp_path: Path) -> None:
+    """As the lab runs it: the password in the environment, commands for the owner alone, an end by SIGTERM."""
+    control = tmp_path / "control"
+    command = [sys.executable, "-m", "tests.simulators.routeros", "--control", str(control), "--identity", "office"]
+    command += ["--address", "10.78.0.1/24=bridge", "--address", "fd77::1/64=bridge"]
+    environment = {**os.environ, "MRVPN_ROUTEROS_PASSWORD": "not-on-the-command-line"}
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment) as program:
+        assert program.stdout is not None
+        port = json.loads(program.stdout.readline())["ports"][0]
+        assert control.stat().st_mode & 0o077 == 0
+        assert b"not-on-the-command-line" not in Path(f"/proc/{program.pid}/cmdline").read_bytes()
+        api = librouteros.connect("127.0.0.1", "salt", "not-on-the-command-line", port=port)
+        assert next(iter(api.path("system", "identity")))["name"] == "office"
+        for _ in range(2):  # one client after another
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(control))
+                with client.makefile("rw") as lines:
+                    for path, address in (("/ip/address", "10.78.0.1/24"), ("/ipv6/address", "fd77::1/64")):
+                        print(json.dumps({"show": path}), file=lines, flush=True)
+                        assert address in {row["address"] for row in json.loads(lines.readline())}
+        program.terminate()
         assert program.wait(20) == 0
