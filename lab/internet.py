@@ -42,6 +42,7 @@ SITES = {
 CDN = Site("US", "208.80.154.225", "2620:0:861:ed1a::2")  # www.shop.ru is a CNAME to it
 HINT = Site("US", "208.80.154.226", "2620:0:861:ed1a::3")  # the address hints of its HTTPS record
 EDGE = Site("US", "208.80.154.227", "2620:0:861:ed1a::4")  # the target of its HTTPS record
+SHORT = Site("DE", "46.4.84.2", "2a01:4f8::11")  # short.fresh.ru: ten seconds and no more
 PREFIXES = (
     "81.2.69.0/24", "77.88.55.0/24", "208.80.154.0/24", "46.4.84.0/22", "46.4.128.0/17",
     "2a00:23c5::/64", "2a02:6b8::/64", "2620:0:861:ed1a::/64", "2a01:4f8::/64", "2a01:4f8:86::/48",
@@ -61,7 +62,7 @@ def check_countries() -> None:
     """Compares every site with the country database; raises Trouble naming those that moved."""
     wrong = []
     with maxminddb.open_database(DATABASE) as database:
-        expected = [(a, s.country) for s in (*SITES.values(), CDN, HINT, EDGE) for a in (s.ipv4, s.ipv6)]
+        expected = [(a, s.country) for s in (*SITES.values(), CDN, HINT, EDGE, SHORT) for a in (s.ipv4, s.ipv6)]
         expected += [(fresh(n, turn)[1], "DE") for turn in range(ROUNDS) for n in range(FRESH)]
         for address, country in expected:
             record = database.get(address)
@@ -73,8 +74,8 @@ def check_countries() -> None:
 
 
 def _zones() -> Mapping[str, list[str]]:
-    def site(name: str, s: Site) -> list[str]:
-        return [f"{name} 60 IN A {s.ipv4}", f"{name} 60 IN AAAA {s.ipv6}"]
+    def site(name: str, s: Site, ttl: int = 60) -> list[str]:
+        return [f"{name} {ttl} IN A {s.ipv4}", f"{name} {ttl} IN AAAA {s.ipv6}"]
 
     names = [fresh(n, turn) for turn in range(ROUNDS) for n in range(FRESH)]
     return {
@@ -83,6 +84,7 @@ def _zones() -> Mapping[str, list[str]]:
             "www.shop.ru. 60 IN CNAME cdn.example.com.",
             *[f"{name}. 30 IN {'AAAA' if ':' in address else 'A'} {address}" for name, address in names],
             *site("de.fresh.ru.", SITES["DE"]),
+            *site("short.fresh.ru.", SHORT, ttl=10),
         ],
         "com": [
             *site("www.example.com.", SITES["US"]),
