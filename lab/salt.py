@@ -88,7 +88,8 @@ def _minion_settings() -> dict[str, str]:
     """{host: the file of the state `mrvpn.minion`} for the example network."""
     network = compiler.compile_path(EXAMPLE).network
     assert network is not None
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    # as Salt renders it, blank lines and all: the state must find the file as it would write it
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     template = environment.from_string((REPO / "salt/mrvpn/minion/files/mrvpn.conf.j2").read_text())
     found = {}
     for host in network.hosts:
