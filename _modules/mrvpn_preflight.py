@@ -8,6 +8,7 @@ import ipaddress
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -43,16 +44,29 @@ def _wanted_ports(view):
     return found
 
 
-def _listeners():
-    """``{(protocol, port): (program, pid)}`` of the host's own sockets; kernel sockets have no program."""
+def _taken(proc="/proc"):
+    """``{(protocol, port): inode}`` of the host's own bound sockets, without the kernel's, whose inode is 0."""
     found = {}
-    for protocol, options in (("udp", "-Hulnp"), ("tcp", "-Htlnp")):
-        for line in _run("ss", options).splitlines():
-            port = re.search(r"\S+\s+\S+\s+\S+\s+\S+:(\d+)\s", line)
-            users = re.search(r'users:\(\("([^"]+)",pid=(\d+)', line)
-            if port and users:
-                found[protocol, int(port[1])] = (users[1], users[2])
+    for protocol, listening in (("udp", "07"), ("tcp", "0A")):  # TCP_CLOSE, which a socket of UDP is in, and TCP_LISTEN
+        for family in ("", "6"):
+            path = Path(proc) / "net" / f"{protocol}{family}"
+            for line in path.read_text().splitlines()[1:] if path.exists() else ():
+                fields = line.split()
+                if fields[3] == listening and fields[9] != "0":
+                    found[protocol, int(fields[1].rpartition(":")[2], 16)] = fields[9]
     return found
+
+
+def _owner(inode, proc="/proc"):
+    """The program that has a socket open and its process, ``(name, pid)``; None where nobody is found."""
+    for link in Path(proc).glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(link) == f"socket:[{inode}]":
+                pid = link.parts[-3]
+                return Path(proc, pid, "comm").read_text().strip(), pid
+        except OSError:  # it ended in between
+            continue
+    return None
 
 
 def _wireguards(view):
@@ -63,10 +77,11 @@ def _wireguards(view):
 
 
 def _ports(view):
-    listeners, wireguards = _listeners(), _wireguards(view)
+    taken, wireguards = _taken(), _wireguards(view)
     for (protocol, port), where in sorted(_wanted_ports(view).items()):
-        program, pid = listeners.get((protocol, port), (None, None))
-        if program and program not in (*DOCKERS, *OURS):
+        inode = taken.get((protocol, port))
+        program, pid = (inode and _owner(inode)) or ("another program", "unknown")
+        if inode and program not in (*DOCKERS, *OURS):
             yield f"port {port}/{protocol} is taken by {program} (process {pid}): stop it, or change {where}"
         elif protocol == "udp" and port in wireguards:
             interface = wireguards[port]
@@ -165,7 +180,11 @@ def problems(view, device="/dev/net/tun"):
 
         salt '*' mrvpn_preflight.problems "$(salt-call --local --out=json pillar.get mrvpn)"
     """
-    found = [*_ports(view), *_subnets(view)]
+    found = [*_ports(view)]
+    if not shutil.which("ip"):
+        found.append("the program `ip`, which shows this host's networks, is missing: install iproute2")
+        return found
+    found += _subnets(view)
     missing = tun(device) if view["tunnels"] or view["gateway"] is not None else None
     if missing:
         found.append(missing)

@@ -66,15 +66,20 @@ def caller(folder: Path, **extra: Any) -> Any:
     return salt.client.Caller(mopts=it.opts)
 
 
-def sealed(folder: Path, netns: str, *call: str, docker: Path | None = None) -> Any:
-    """Runs one function of the minion with its own /etc folders, in a network namespace; returns the parsed answer."""
+def sealed(folder: Path, netns: str, *call: str, docker: Path | None = None, path: Path | None = None) -> Any:
+    """
+    Runs one function of the minion with its own /etc folders, in a network namespace; returns the parsed answer.
+
+    ``path``: the minion's PATH, where it is to find nothing else.
+    """
     script = ""
-    for number, path in enumerate(OWN_ETC):
+    for number, etc in enumerate(OWN_ETC):
         own = folder / f"etc{number}"
         own.mkdir(exist_ok=True)
-        Path(path).mkdir(parents=True, exist_ok=True)
-        script += f"mount --bind {own} {path}; "
+        Path(etc).mkdir(parents=True, exist_ok=True)
+        script += f"mount --bind {own} {etc}; "
     command = ["nsenter", f"--net=/run/netns/{netns}", "unshare", "--mount", "--propagation", "private", "sh", "-ec"]
+    script += f"export PATH={path}; " if path else ""
     command += [script + 'exec "$@"', "sh", sys.executable, __file__, str(folder), *call]
     env = {**os.environ, "DOCKER_HOST": f"unix://{docker}" if docker else "unix:///nonexistent/docker.sock"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, env=env, timeout=300)

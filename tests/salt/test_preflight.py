@@ -68,6 +68,31 @@ def test_everything_in_the_way_is_told_at_once(tmp_path: Path, netns: str, view:
     assert any(line.startswith(overlap) for line in lines)
 
 
+def test_a_port_is_found_taken_without_iproute2(tmp_path: Path, netns: str, view: View) -> None:
+    script = "import socket, time; s = socket.create_server(('', 80)); print('bound', flush=True); time.sleep(600)"
+    enter = ["ip", "netns", "exec", netns, sys.executable, "-c", script]
+    squatter = subprocess.Popen(enter, stdout=subprocess.PIPE, text=True)
+    try:
+        assert squatter.stdout and squatter.stdout.readline() == "bound\n"
+        it = view("entry")
+        it["gateway"]["kind"], it["gateway"]["firezone"] = "firezone", {"https": False}
+        rig.prepare(tmp_path, "entry", it)
+        call = ("mrvpn_preflight.problems", f"view={rig.json.dumps(it)}")
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        for tool in (t for folder in ("/usr/sbin", "/usr/bin") for t in Path(folder).iterdir()):
+            if tool.name not in ("ip", "ss"):
+                (tools / tool.name).unlink(missing_ok=True)
+                (tools / tool.name).symlink_to(tool)
+        told = rig.sealed(tmp_path, netns, *call, path=tools)
+    finally:
+        squatter.kill()
+        squatter.wait()
+    assert len(told) == 2, told
+    assert told[0].startswith("port 80/tcp is taken by python") and "Caddy" in told[0]
+    assert "install iproute2" in told[1]
+
+
 def test_a_host_without_a_firewall_is_fine(tmp_path: Path, netns: str, view: View) -> None:
     result = fits(tmp_path, netns, view("office"))
     assert result["result"] is True and not result.get("warnings")
