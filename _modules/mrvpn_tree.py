@@ -157,32 +157,55 @@ def stage(folder, files):
 
 
 def put(root, files, changes, whole=True):
-    """Puts the files that differ in place, each by a rename, keeps what they replace in ``.mrvpn/previous``."""
-    base, private = Path(root), _private(root)
-    staging, previous = private / "next", private / "previous"
+    """
+    Puts the files that differ in place, each by a rename, keeps what they replace in ``.mrvpn/previous``.
+
+    Where that fails (a full disk) the files of before stand.
+    """
+    base = Path(root)
     differing = [file for file in files if file["target"] in changes]
-    stage(staging, differing)
-    shutil.rmtree(previous, ignore_errors=True)
-    previous.mkdir(mode=0o700)
     known = _manifest(root)
     wanted = [file["target"] for file in files]
-    # before anything moves: a run that is killed must leave no file that nobody knows
-    _remember(private, sorted({*known, *wanted}))
-    for target in changes:
-        if (base / target).exists():
-            (previous / target).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(base / target, previous / target)
-    for file in differing:
-        path = base / file["target"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(staging / file["target"], path)
-    for target, what in changes.items():
-        if what == "removed":
-            _remove(base, target)
+    try:
+        private = _private(root)
+        staging = private / "next"
+        _prepare(base, private, differing, changes, sorted({*known, *wanted}))
+    except OSError as error:
+        shutil.rmtree(base / ".mrvpn" / "next", ignore_errors=True)
+        raise CommandExecutionError(f"{_told(error, base)}; no file was changed") from None
+    try:
+        for file in differing:
+            os.replace(staging / file["target"], base / file["target"])
+        for target, what in changes.items():
+            if what == "removed":
+                _remove(base, target)
+    except OSError as error:
+        put_back(root, changes)
+        raise CommandExecutionError(f"{_told(error, base)}; the files of before were put back") from None
     shutil.rmtree(staging)
     if whole:
         _prune(base, wanted, known)
         _remember(private, sorted(wanted))
+
+
+def _told(error, base):
+    return f"{error.filename or base}: {error.strerror}"
+
+
+def _prepare(base, private, differing, changes, known):
+    """All that needs room on the disk, before anything moves."""
+    previous = private / "previous"
+    stage(private / "next", differing)
+    shutil.rmtree(previous, ignore_errors=True)
+    previous.mkdir(mode=0o700)
+    for target in changes:
+        if (base / target).exists():
+            (previous / target).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(base / target, previous / target)
+    # a run that is killed from here on must leave no file that nobody knows
+    _remember(private, known)
+    for file in differing:
+        (base / file["target"]).parent.mkdir(parents=True, exist_ok=True)
 
 
 def put_back(root, changes):
@@ -191,7 +214,7 @@ def put_back(root, changes):
     for target in changes:
         if (previous / target).exists():
             (base / target).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(previous / target, base / target)
+            os.replace(previous / target, base / target)  # needs no room on the disk
         else:
             _remove(base, target)
 

@@ -33,7 +33,7 @@ def _done(name, todo, act, there, would, was):
         if __opts__["test"]:
             return _result(name, would, found, result=None)
         return _result(name, was, act())
-    except CommandExecutionError as error:
+    except (CommandExecutionError, OSError) as error:
         return _result(name, str(error), result=False)
 
 
@@ -158,7 +158,7 @@ def device_present(name, user, public_key, ipv4=None, ipv6=None, description=Non
     where = _where(api, folder)
     try:
         owner = __salt__["firezone.user_id"](user, **where)
-    except CommandExecutionError as error:
+    except (CommandExecutionError, OSError) as error:
         return _result(name, str(error), result=False)
     values = {"name": name, "user_id": owner, "ipv4": ipv4, "ipv6": ipv6, "description": description}
     values = {key: value for key, value in values.items() if value is not None}
@@ -184,7 +184,7 @@ def rule_present(name, action="accept", user=None, port_type=None, port_range=No
     where = _where(api, folder)
     try:
         owner = __salt__["firezone.user_id"](user, **where) if user else None
-    except CommandExecutionError as error:
+    except (CommandExecutionError, OSError) as error:
         return _result(name, str(error), result=False)
     match = {"destination": name, "user_id": owner, "port_type": port_type, "port_range": port_range}
     return _present(name, "rules", match, {"action": action}, where)
@@ -197,7 +197,7 @@ def rule_absent(name, user=None, port_type=None, port_range=None, api=None, fold
     where = _where(api, folder)
     try:
         owner = __salt__["firezone.user_id"](user, **where) if user else None
-    except CommandExecutionError as error:
+    except (CommandExecutionError, OSError) as error:
         return _result(name, str(error), result=False)
     match = {"destination": name, "user_id": owner, "port_type": port_type, "port_range": port_range}
     return _absent(name, "rules", match, where)

@@ -21,7 +21,7 @@ def current(name, also=()):
             found = __salt__["mrvpn_ipt.plan"](view, name, also)
         else:
             found = __salt__["mrvpn_ipt.bring"](view, name, also)
-    except CommandExecutionError as error:
+    except (CommandExecutionError, OSError) as error:
         ret.update(result=False, comment=str(error))
         return ret
     if found:

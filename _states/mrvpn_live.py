@@ -21,6 +21,10 @@ def recorded(name):
     if __opts__["test"]:
         ret["comment"] = f"this version would be noted; before it was {old}"
         return ret
-    __salt__["mrvpn_live.applied"](root, version=name)
+    try:
+        __salt__["mrvpn_live.applied"](root, version=name)
+    except OSError as error:
+        ret.update(result=False, comment=f"the version could not be noted: {error}")
+        return ret
     ret["comment"] = f"this version is here; before it was {old}"
     return ret

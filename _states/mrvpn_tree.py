@@ -17,7 +17,7 @@ def host_files(name):
         changes = __salt__["mrvpn_tree.diff"](name, files, whole=False)
         if changes and not __opts__["test"]:
             __salt__["mrvpn_tree.put"](name, files, changes, whole=False)
-    except CommandExecutionError as error:
+    except (CommandExecutionError, OSError) as error:
         ret.update(result=False, comment=str(error))
         return ret
     if changes:

@@ -26,7 +26,7 @@ def keys(name, keys):
             return ret
         __salt__["mrvpn_wireguard.make_keys"](name, keys)
         ret["comment"] = f"keys: {', '.join(todo)}"
-    except CommandExecutionError as error:
+    except (CommandExecutionError, OSError) as error:
         ret.update(result=False, changes={}, comment=str(error))
     return ret
 

@@ -166,3 +166,51 @@ def test_reserved_ports_are_added_to(make_caller: MakeCaller, view: View, have: 
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module._with(have, want) == new
+
+
+def test_a_full_disk_changes_no_file(uk: tuple[Any, dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the moment: the n-th write fails, for every n."""
+    import errno
+    import os
+    import shutil
+
+    from salt.exceptions import CommandExecutionError
+
+    caller, it, root = uk
+    apply(caller, it)
+    before = {path: path.read_text() for path in root.rglob("*") if path.is_file() and ".mrvpn" not in path.parts}
+    it["tunnels"]["wg_uk"]["mtu"] = 1300
+    it["tunnels"]["wg_new"] = {**it["tunnels"]["wg_uk"], "interface": "wg_new"}
+    real = {"open": os.open, "replace": os.replace, "copy2": shutil.copy2}
+    left = 0
+
+    def failing(name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            writes = name != "open" or arguments[1] & os.O_WRONLY
+            left -= bool(writes and str(arguments[0]).startswith(str(root)))
+            if left == 0:
+                raise OSError(errno.ENOSPC, "No space left on device", str(arguments[0]))
+            return real[name](*arguments, **options)
+
+        return call
+
+    for module, name in ((os, "open"), (os, "replace"), (shutil, "copy2")):
+        monkeypatch.setattr(module, name, failing(name))
+    files = caller.cmd("mrvpn_tree.render", it)
+    changes = caller.cmd("mrvpn_tree.diff", it["root"], files)
+    failures = 0
+    for moment in range(1, 200):
+        left = moment
+        try:
+            caller.cmd("mrvpn_tree.put", it["root"], files, changes)
+            break
+        except (CommandExecutionError, OSError) as error:
+            failures += 1
+            assert "No space left on device" in str(error)
+        now = {path: path.read_text() for path in root.rglob("*") if path.is_file() and ".mrvpn" not in path.parts}
+        if "wg_new" not in str(now):
+            assert now == before, f"the {moment}th write failed"
+    assert failures > 10 and moment > 10
+    left = 0
+    assert caller.cmd("mrvpn_tree.diff", it["root"], files) == {}
