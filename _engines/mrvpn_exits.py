@@ -1,4 +1,4 @@
-"""Engine of the entrypoint's minion: when an exit goes down or comes back, the master is told that there is news.
+"""Engine of the entrypoint's minion: the master is told that there is news of exits, or that something began anew.
 
 Minion configuration::
 
@@ -6,7 +6,8 @@ Minion configuration::
       - mrvpn_exits: {service: firezone_ipt}
 
 Knows: `ipt-server events` in the daemon's container, which waits for news. Must not know: what an exit is, what the
-master does. The event `mrvpn/host/exits` carries no data: the master asks. Failover never waits for it.
+master does. The events carry no data: the master asks. `mrvpn/host/exits`: an exit went down or came back; failover
+never waits for it. `mrvpn/host/restarted`: the recursor, or the daemon with the gateway whose namespace it shares.
 """
 
 import json
@@ -15,7 +16,7 @@ import subprocess
 import time
 
 log = logging.getLogger(__name__)
-TAG = "mrvpn/host/exits"
+TAGS = {"exit": "mrvpn/host/exits", "recursor": "mrvpn/host/restarted", "started": "mrvpn/host/restarted"}
 WAIT = 30  # seconds for which the daemon holds a question open
 PAUSE = 5  # seconds after it did not answer
 
@@ -34,8 +35,8 @@ def start(service="firezone_ipt", command=None):
             continue
         if events:
             since = events[-1]["number"]
-            if any(event.get("kind") == "exit" for event in events):
-                __salt__["event.send"](TAG, {})
+            for tag in sorted({TAGS[event["kind"]] for event in events if event.get("kind") in TAGS}):
+                __salt__["event.send"](tag, {})
 
 
 def _after(command, since):

@@ -27,7 +27,7 @@ from ipt_server.core.learned import Address, ClientAddress, Entry, Key, Learned,
 from ipt_server.core.rules import RuleSet
 from ipt_server.dns import policies
 from ipt_server.dns.filter import Filter
-from ipt_server.dns.recursor import reload_policies, wipe_caches
+from ipt_server.dns.recursor import began, reload_policies, wipe_caches
 from ipt_server.dns.server import VerdictServer
 from ipt_server.geo import DatabaseRefused, database, refresh
 from ipt_server.geo.database import Compiled
@@ -114,6 +114,7 @@ class Daemon:
         self.lists = Subscriptions(paths.state / "lists")
         _, self.listed = self.lists.read({})
         self.keeper = Keeper(self.lists, lambda: self.rules.settings, self.refreshed)
+        self._recursor: tuple[int, int] | None = None  # the life that knows the rules in force
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking = False
         self._read = clock()
@@ -164,6 +165,8 @@ class Daemon:
         self.server.start()
         self.generation = 1
         await wipe_caches(s.recursor.control)
+        self._recursor = began(s.recursor.control)
+        self.events.add("started", version=s.version)
         log.info("generation 1, version %s, %s table, %d learned", s.version, "kept" if kept else "new",
                  len(learned.entries))  # fmt: skip
 
@@ -414,6 +417,7 @@ class Daemon:
                 await self._stand()
                 await self._renewed()
                 await self._know()
+                await self._tell_recursor()
                 await self._save()
         finally:
             self.paths.ready().unlink(missing_ok=True)
@@ -465,6 +469,21 @@ class Daemon:
             return
         self._read = now
         self.teacher.outlive(await asyncio.to_thread(self.kernel.standing_learned))
+
+    async def _tell_recursor(self) -> None:
+        """Tells a recursor that began anew which names to ask for, and has it forget what it answered before that."""
+        life = began(self.rules.settings.recursor.control)
+        if life is None or life == self._recursor:
+            return
+        async with self._reloading:
+            try:
+                self._switch_filter(await asyncio.to_thread(self._prepare_filter, self.rules))
+            except OSError as error:
+                log.warning("the suffix filter was not written: %s", error)
+                return
+            await self._wipe()
+        self._recursor = life
+        self.events.add("recursor")
 
     async def _know(self) -> None:
         """Takes in which addresses are one client's, where answers count for their client alone."""

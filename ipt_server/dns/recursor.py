@@ -1,4 +1,4 @@
-"""The recursor's caches and policy zones, by its control socket.
+"""The recursor's caches, policy zones and lives, by its control socket.
 
 Knows: rec_control. Must not know: why.
 """
@@ -7,8 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 log = logging.getLogger(__name__)
+
+
+def began(folder: str) -> tuple[int, int] | None:
+    """What tells one life of the recursor from another: its control socket; None where there is none."""
+    try:
+        seen = (Path(folder) / "pdns_recursor.controlsocket").stat()
+    except OSError:
+        return None
+    return seen.st_ino, seen.st_ctime_ns
 
 
 async def wipe_caches(folder: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dnsrig import Recursor, ask, records, rendered, view
+from dnsrig import Recursor, Verdicts, ask, records, rendered, until, view
 
 pytestmark = [pytest.mark.root, pytest.mark.image]
 
@@ -36,3 +36,17 @@ def test_who_may_ask_changes_while_it_runs_and_all_else_wants_a_new_one(
     finally:
         own.stop()
         recursor.start()
+
+
+def test_a_recursor_that_began_anew_is_told_what_to_ask_for(recursor: Recursor, verdicts: Verdicts) -> None:
+    def kinds() -> list[str]:
+        return [event["kind"] for event in verdicts.call("GET", "/events")]  # type: ignore[call-overload, index]
+
+    assert kinds() == ["started"]
+    recursor.stop()
+    filter_ = recursor.run / "suffix.filter"
+    filter_.unlink()
+    recursor.start()
+    until("the daemon sees it", lambda: "recursor" in kinds())
+    assert filter_.exists() and kinds().count("recursor") == 1
+    assert records(ask("www.shop.ru"), "A") and "81.2.69.160" in verdicts.elements()

@@ -106,6 +106,7 @@ def test_news_of_exits_reach_the_master_without_data(tmp_path: Path) -> None:
     ready, told, loop = threading.Event(), threading.Event(), asyncio.new_event_loop()
 
     class Subject:
+        generation = 1
         events = Events()
 
     def serve() -> None:
@@ -131,6 +132,9 @@ def test_news_of_exits_reach_the_master_without_data(tmp_path: Path) -> None:
     loop.call_soon_threadsafe(lambda: Subject.events.add("exit", exit="wg_uk", up=False, reason="no handshake"))
     assert told.wait(60)
     assert sent == [("mrvpn/host/exits", {})]
+    told.clear()
+    loop.call_soon_threadsafe(lambda: Subject.events.add("recursor"))
+    assert told.wait(60) and sent[1:] == [("mrvpn/host/restarted", {})]
     loop.call_soon_threadsafe(loop.stop)
 
 
