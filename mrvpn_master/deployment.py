@@ -6,6 +6,7 @@ Salt, events. `current/<folder>` is what ext_pillar reads; it changes by one ren
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -94,12 +95,15 @@ class Store:
             return {}
 
     def note(self, **what: Any) -> None:
-        """Notes what is to be told; None takes a note away."""
+        """Notes what is to be told; None takes a note away. Trouble where the disk takes none."""
         state = {key: value for key, value in {**self.state(), **what}.items() if value is not None}
-        self.config.store.mkdir(parents=True, exist_ok=True)
         following = self._state.with_suffix(".next")
-        following.write_text(json.dumps(state) + "\n")
-        following.replace(self._state)
+        try:
+            self.config.store.mkdir(parents=True, exist_ok=True)
+            following.write_text(json.dumps(state) + "\n")
+            following.replace(self._state)
+        except OSError as error:
+            raise Trouble(f"{self._state} cannot be written ({error.strerror}): what runs stays as it is") from None
 
     def history(self) -> list[dict[str, Any]]:
         """What was in force, newest first: commit, time (Unix seconds), subject, why."""
@@ -125,7 +129,8 @@ class Store:
         try:
             found = self._prepare(repo, commit, before, force=force, planned=planned)
         except Trouble as trouble:
-            self.note(refused={"commit": commit, "time": time.time(), **trouble.as_json()})
+            with contextlib.suppress(Trouble):  # the first one is the one to tell
+                self.note(refused={"commit": commit, "time": time.time(), **trouble.as_json()})
             raise
         self._switch(repo, commit, "deploy")
         self.note(refused=None, held=None)
