@@ -130,17 +130,20 @@ def test_inline_commands_name_what_is_there() -> None:
             assert name in RUNNER, f"{path.name}: mrvpn.{name}"
 
 
-def test_the_masters_settings_of_the_docs_are_those_that_the_state_writes() -> None:
-    page = REPO / "docs" / "operations.md"
-    shown = next(block for block in blocks(page, "yaml") if block.startswith("# /etc/salt/master.d/mrvpn.conf"))
+def settings_of_the_master(**told: object) -> dict[str, object]:
+    """What the state mrvpn.master writes."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["json"] = environment.filters["tojson"]
     template = environment.from_string((REPO / "salt/mrvpn/master/files/mrvpn.conf.j2").read_text())
-    written = template.render(
-        checkout="/srv/mrvpn",
-        files="/srv/mrvpn-files",
+    same = {"checkout": "/srv/mrvpn", "files": "/srv/mrvpn-files", "secrets": "/etc/salt/mrvpn/secrets.yaml"}
+    return dict(yaml.safe_load(template.render(**same, **told)))
+
+
+def test_the_masters_settings_of_the_docs_are_those_that_the_state_writes() -> None:
+    page = REPO / "docs" / "operations.md"
+    shown = next(block for block in blocks(page, "yaml") if block.startswith("# /etc/salt/master.d/mrvpn.conf"))
+    written = settings_of_the_master(
         description="/var/lib/mrvpn/current/network",
-        secrets="/etc/salt/mrvpn/secrets.yaml",
         deploy={
             "repository": "git@git.example.net:ops/network.git", "branch": "main", "folder": "network",
             "store": "/var/lib/mrvpn", "signed": False, "share": 0.25, "apply": False,
@@ -148,8 +151,8 @@ def test_the_masters_settings_of_the_docs_are_those_that_the_state_writes() -> N
         webhook={"port": 8015, "secret": "/etc/salt/mrvpn/webhook.secret"},
         poll=60,
     )  # fmt: skip
-    assert yaml.safe_load(written) == yaml.safe_load(shown)
-    for files in (tag for entry in yaml.safe_load(written)["reactor"] for tag in entry.values()):
+    assert written == yaml.safe_load(shown)
+    for files in (tag for entry in written["reactor"] for tag in entry.values()):  # type: ignore[attr-defined]
         assert all((REPO / file.removeprefix("/srv/mrvpn/")).is_file() for file in files)
 
 
@@ -159,6 +162,12 @@ def test_the_proxys_settings_of_the_docs_are_those_that_the_lab_tries() -> None:
     told = yaml.safe_load(shown)
     assert told.pop("master")
     assert told == router.PROXY
+
+
+def test_the_masters_settings_of_a_new_repository_are_those_that_the_state_writes() -> None:
+    text = (REPO / "mrvpn" / "scaffold" / "master.yaml.j2").read_text()
+    written = settings_of_the_master(description="/srv/network/network", deploy=None, webhook=None, poll=None)
+    assert written == yaml.safe_load(text)
 
 
 def test_every_event_that_is_sent_is_documented() -> None:
