@@ -33,8 +33,10 @@ lint: venv           ## ruff, mypy, salt-lint, yamllint, import boundaries
 	@$(BIN)/yamllint --strict .
 	@find salt reactor -name '*.sls' -print0 | xargs -0 -r $(BIN)/salt-lint
 
-fuzz: venv           ## hostile bytes into every parser, FUZZ cases each (default 20000)
+fuzz: venv           ## hostile bytes into every parser, FUZZ cases each (default 20000), guided by coverage
 	@MRVPN_FUZZ=$${FUZZ:-20000} $(BIN)/python -m pytest -q tests/fuzz
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: 'atheris>=3' || true
+	@$(BIN)/python -m tests.fuzz -runs=$${FUZZ:-20000}
 
 bench: venv          ## the figures, as ratios side by side, into bench/results/latest.json
 	@$(BIN)/python -m bench

@@ -6,6 +6,7 @@ and a text that is mostly such lines, or holds no name at all, is refused with t
 
 from __future__ import annotations
 
+import contextlib
 import io
 import ipaddress
 import re
@@ -118,16 +119,24 @@ _SHAPES = (
 )
 
 
+def quoted(text: str) -> str:
+    """The beginning of a text for a message: what does not print may take four characters, and is cut as well."""
+    told = repr(text[:60])
+    return told if len(told) <= 80 else f"{told[:80]}..."
+
+
 def name(text: str) -> str:
     """A name of a list as the DNS carries it. Raises ValueError."""
     if not _NAME.fullmatch(text):
-        text = to_ascii(text)
+        written = text
+        with contextlib.suppress(ValueError):  # its reason quotes the whole text
+            text = to_ascii(text)
         if not _NAME.fullmatch(text):
-            raise _Strange(f"{text[:60]!r} is no name")
+            raise _Strange(f"{quoted(written)} is no name")
     if len(text) > 253:
-        raise _Strange(f"{text[:60]!r}... has {len(text)} characters; a name has at most 253")
+        raise _Strange(f"{quoted(text)}... has {len(text)} characters; a name has at most 253")
     if text.rpartition(".")[2].isdigit():
-        raise _Strange(f"{text[:60]!r} is no name but looks like an address")
+        raise _Strange(f"{quoted(text)} is no name but looks like an address")
     return text
 
 
@@ -146,7 +155,7 @@ def _wild(text: str, found: Names) -> None:
     elif text.startswith((".", "*.")):
         found.below.append(name(text.lstrip("*").removeprefix(".")))
     elif "*" in text or "+" in text:
-        raise _Strange(f"{text[:60]!r}: a star may only stand for what is before the first dot")
+        raise _Strange(f"{quoted(text)}: a star may only stand for what is before the first dot")
     else:
         found.exact.append(name(text))
 
@@ -175,9 +184,9 @@ _LOCAL = frozenset(
 def _hosts(line: str, found: Names, _: frozenset[str]) -> None:
     address, *names = line.partition("#")[0].split()
     if not _is_address(address.partition("%")[0]):
-        raise _Strange(f"{address[:60]!r} is no address: a line of hosts is `0.0.0.0 name`")
+        raise _Strange(f"{quoted(address)} is no address: a line of hosts is `0.0.0.0 name`")
     if not names:
-        raise _Strange(f"{address[:60]!r} stands alone: a line of hosts is `0.0.0.0 name`")
+        raise _Strange(f"{quoted(address)} stands alone: a line of hosts is `0.0.0.0 name`")
     for text in names:
         if text.lower() in _LOCAL:
             found.other += 1
@@ -194,7 +203,7 @@ def _dnsmasq(line: str, found: Names, _: frozenset[str]) -> None:
         if re.match(r"[a-z0-9-]+(?:=|$)", line):  # another option of dnsmasq
             found.other += 1
             return
-        raise _Strange(f"{line[:60]!r} is no line of dnsmasq, such as server=/example.com/192.0.2.1")
+        raise _Strange(f"{quoted(line)} is no line of dnsmasq, such as server=/example.com/192.0.2.1")
     for text in parts[1].split("/"):
         if text in ("#", ""):  # every name, unqualified names
             found.other += 1
@@ -212,7 +221,7 @@ def _clash(line: str, found: Names, wanted: frozenset[str]) -> None:
     if text[:1] in "'\"" and text[:1]:
         text, _, rest = text[1:].partition(text[0])
         if rest.strip() and not rest.strip().startswith("#"):
-            raise _Strange(f"{line[:60]!r}: text after the quote")
+            raise _Strange(f"{quoted(line)}: text after the quote")
     else:
         text = text.partition(" #")[0].strip()
     kind, comma, rest = text.partition(",")
@@ -239,14 +248,16 @@ def _clash(line: str, found: Names, wanted: frozenset[str]) -> None:
         case _ if _OTHER_CLASH.match(text):
             found.other += 1
         case _:
-            raise _Strange(f"{line[:60]!r} is no rule of a rule-set")
+            raise _Strange(f"{quoted(line)} is no rule of a rule-set")
 
 
 def entry(line: str) -> tuple[str, str, list[str]]:
     """Kind, value and marks (`@attribute`, `&list`) of a line of geosite. Raises ValueError."""
     text, *marks = re.split(r"\s+|:(?=@)", line.partition(" #")[0].strip())
+    if text.startswith(("@", "&")):
+        raise _Strange(f"{quoted(line)}: an attribute without a name")
     if any(not mark.startswith(("@", "&")) for mark in marks):
-        raise _Strange(f"{line[:60]!r}: what follows a name is an attribute, such as @cn")
+        raise _Strange(f"{quoted(line)}: what follows a name is an attribute, such as @cn")
     kind, colon, value = text.partition(":")
     return (kind, value, marks) if colon else ("domain", text, marks)
 
@@ -255,7 +266,7 @@ def _geosite(line: str, found: Names, wanted: frozenset[str]) -> None:
     kind, value, marks = entry(line)
     have = {mark[1:] for mark in marks if mark.startswith("@")}
     if kind == "include":
-        raise _Strange(f"{line[:60]!r}: only a list from a file or a URL has other files beside it")
+        raise _Strange(f"{quoted(line)}: only a list from a file or a URL has other files beside it")
     required = {w for w in wanted if not w.startswith("!")}
     if (required and not required & have) or any(w[1:] in have for w in wanted if w.startswith("!")):
         found.other += 1
@@ -270,12 +281,12 @@ def _geosite(line: str, found: Names, wanted: frozenset[str]) -> None:
         case "regexp":
             found.regexes.append(_regex(value))
         case _:
-            raise _Strange(f"{line[:60]!r}: {kind[:20]!r} is none of full, domain, keyword, regexp")
+            raise _Strange(f"{quoted(line)}: {kind[:20]!r} is none of full, domain, keyword, regexp")
 
 
 def _keyword(text: str) -> str:
     if len(text) < 2 or not re.fullmatch(r"[\w.-]+", text):
-        raise _Strange(f"{text[:60]!r} is no part of a name of at least two characters")
+        raise _Strange(f"{quoted(text)} is no part of a name of at least two characters")
     return text.lower()
 
 
@@ -285,7 +296,7 @@ def _regex(text: str) -> str:
     try:
         re2.compile(text, _QUIET)  # type: ignore[no-untyped-call]
     except re2.error:
-        raise _Strange(f"{text[:60]!r} is no regular expression that runs in linear time") from None
+        raise _Strange(f"{quoted(text)} is no regular expression that runs in linear time") from None
     return text
 
 

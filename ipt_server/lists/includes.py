@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from ipt_server.lists.formats import ListRefused, entries, entry
+from ipt_server.lists.formats import ListRefused, entries, entry, quoted
 
 DEEPEST = 16  # files that include each other in a row
 MOST = 10_000_000  # entries taken in, those of a file again for each that includes it
@@ -52,7 +52,7 @@ class _Whole:
     def _include(self, line: str, way: tuple[str, ...], found: dict[str, None]) -> None:
         asked = _INCLUDE.fullmatch(line)
         if not asked or not _NAME.fullmatch(asked["name"]):
-            raise ListRefused(f"{line[:60]!r}: wanted is a file's name and attributes, such as include:google @-ads")
+            raise ListRefused(f"{quoted(line)}: wanted is a file's name and attributes, such as include:google @-ads")
         name = asked["name"]
         marks = [mark[1:] for mark in asked["marks"].split()]
         without = {mark[1:] for mark in marks if mark.startswith("-")}

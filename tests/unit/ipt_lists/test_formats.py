@@ -130,7 +130,7 @@ def test_formats_are_told_apart(text: str, kind: str) -> None:
         (
             "<!DOCTYPE html>\n<html><body>Not Found</body></html>\n",
             "auto",
-            "line 1: '<!doctype html>' is no name; 2 of 2 lines",
+            "line 1: '<!DOCTYPE html>' is no name; 2 of 2 lines",
         ),
         ("\x00\x01\x02\xff\n" * 9, "auto", "line 1: "),
         ("a" * 5000 + "\n", "auto", "line 1: "),
@@ -146,6 +146,7 @@ def test_formats_are_told_apart(text: str, kind: str) -> None:
         ("other:x.com\n", "geosite", "is none of full, domain, keyword, regexp"),
         ("keyword:a\n", "geosite", "at least two characters"),
         ("domain:x.com y\n", "geosite", "is an attribute"),
+        ("@cn\n", "geosite", "an attribute without a name"),
         ("example.com\n", "hosts", "is no address"),
         ("0.0.0.0\n", "hosts", "stands alone"),
         ("?? example.com\n", "dnsmasq", "is no line of dnsmasq"),
