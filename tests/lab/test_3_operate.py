@@ -61,9 +61,10 @@ def test_status_tells_people_and_monitoring_the_same() -> None:
     for words in ("uk +up", far_end, "wg_uk +up", "generation [0-9]+,"):
         assert re.search(words, shown), f"{words}: {shown}"
     start = time.monotonic()
-    told = json.loads(hosts.run(MASTER, salt_run, "--out=json", "mrvpn.status"))
+    told = json.loads(hosts.run(MASTER, salt_run, "--out=json", "mrvpn.status", check=False))
     print(f"status of {len(told['hosts'])} hosts: {time.monotonic() - start:.1f} s")
-    assert told["retcode"] == 0 and set(told["hosts"]) == {host.name for host in MINIONS}
+    assert told["retcode"] == 0, told["problems"]
+    assert set(told["hosts"]) == {host.name for host in MINIONS}
     linux = [told["hosts"][host.name] for host in MANAGED]
     peers = [peer for host in linux for tunnel in host["tunnels"].values() for peer in tunnel]
     assert len(peers) == 9 and all(peer["loss"] == 0 and peer["latency"] > 0 for peer in peers)

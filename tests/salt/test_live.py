@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import subprocess
@@ -71,6 +72,27 @@ def test_pings_are_counted_whatever_comes_back(make_caller: MakeCaller, view: Vi
     assert caller.cmd("mrvpn_live.pinged", far) == {"loss": 1, "latency": None}
     lossy = near.replace("3 packets transmitted, 3 received", "8 packets transmitted, 6 received")
     assert caller.cmd("mrvpn_live.pinged", lossy)["loss"] == 0.25
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_a_burst_that_lost_some_is_asked_again_steadily(netns: str, late: bool) -> None:
+    """Answers that ping no longer waits for are none lost; answers that never come are, at the second time too."""
+    _inside(netns, "ip", "link", "set", "lo", "up")
+    spec = importlib.util.spec_from_file_location("live", REPO / "_modules" / "mrvpn_live.py")
+    assert spec and spec.loader
+    live = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(live)
+    rounds = []
+
+    def run(*command: str) -> str:
+        rounds.append(command)
+        answered = _inside(netns, *command, check=False)
+        if late and len(rounds) > 1:
+            return answered
+        return answered.replace("10 received", "7 received")
+
+    assert live._reached(run, "127.0.0.1")["loss"] == (0 if late else 0.3)
+    assert [command[-2] for command in rounds] == [live.BURST, live.STEADY]
 
 
 def test_the_version_is_recorded_only_where_nothing_failed(make_caller: MakeCaller, view: View, tmp_path: Path) -> None:
