@@ -1,4 +1,5 @@
-"""`python -m bench [SUBJECT ...]`: measures every subject (or the named ones), prints a table, writes the results.
+"""`python -m bench [SUBJECT ...]`: measures every subject (or the named ones), prints a table, writes the results
+and a plot of the growth.
 
 A subject is a module of this package with `measure() -> Iterable[Figure]`. It raises where this
 machine cannot measure it; the text is shown.
@@ -7,6 +8,7 @@ machine cannot measure it; the text is shown.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 from pathlib import Path
@@ -15,9 +17,11 @@ from rich.console import Console
 
 import bench
 from bench.figure import Figure, save, show
+from bench.plot import draw, growth
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-NOT_SUBJECTS = {"figure", "__main__"}
+GROWTH = RESULTS.with_name("growth.svg")
+NOT_SUBJECTS = {"figure", "plot", "__main__"}
 
 
 def main(argv: list[str]) -> int:
@@ -38,6 +42,9 @@ def main(argv: list[str]) -> int:
                 left_out.append(f"{name}: {type(error).__name__}: {error}")
     show(figures, console)
     save(figures, RESULTS)
+    if series := growth(figures):
+        draw(series, GROWTH)
+        console.print(f"the growth is drawn in {os.path.relpath(GROWTH)}")
     for line in left_out:
         console.print(f"[red]not measured[/] {line}")
     return 1 if left_out else 0

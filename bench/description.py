@@ -152,7 +152,9 @@ def measure() -> Iterable[Figure]:
         start = grown[SIZES[0]][0]
         for size, (used_time, used) in grown.items():
             line = start + (taken - start) * size / SIZE
-            figures.append(Figure(f"check: {size:,} hosts ({used:.0f} MB)", used_time, "s", "on one line", line))
+            figures.append(
+                Figure(f"growth: {size:,} hosts, checked ({used:.0f} MB)", used_time, "s", "on one line", line)
+            )
         made, entry = pillars(path, [*(f"host{n}" for n in range(SIZE)), "entry", "entry"])
         figures.append(Figure("ext_pillar: first minion (parses)", 1000 * made[0], "ms"))
         worst = 1000 * max(made[1:SIZE])
