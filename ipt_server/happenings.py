@@ -19,7 +19,8 @@ class Events:
 
     def __init__(self) -> None:
         self._kept: deque[dict[str, Any]] = deque(maxlen=KEPT)
-        self._number = 0
+        # numbers of the clock: an event of this life is later than what anybody was told in another one
+        self._number = int(time.time() * 1000)
         self._news = asyncio.Event()
 
     def add(self, kind: str, **what: Any) -> None:
@@ -32,9 +33,12 @@ class Events:
     async def after(self, since: int, wait: float = 0) -> list[dict[str, Any]]:
         """The events after number `since`, waiting up to `wait` seconds for the first.
 
-        A number that was never reached is another life's: then all that are kept.
+        A number that was never reached is that of another life, before the clock went back: then all that are kept.
         """
-        if since == self._number and wait:
+        if wait and not self._since(since):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), wait)
-        return [event for event in self._kept if since > self._number or event["number"] > since]
+        return self._since(since)
+
+    def _since(self, number: int) -> list[dict[str, Any]]:
+        return [event for event in self._kept if number > self._number or event["number"] > number]
