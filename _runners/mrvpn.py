@@ -1,37 +1,34 @@
 """What an operator asks the master: who is in the description, change it, deploy it, what runs, where traffic goes.
 
-Knows: the master's configuration, Salt's clients, the event bus. Must not know: how a description is edited (mrvpn),
-checked, committed and switched (mrvpn_master), what a minion does. Every function answers plain values: ``--out json``
-works, and an answer with ``retcode`` ends `salt-run` with that code.
+Knows: Salt's clients, the event bus. Must not know: how a description is edited (mrvpn), checked, committed, switched
+and followed (mrvpn_master), what a minion does. Every function answers plain values: ``--out json`` works, and an
+answer with ``retcode`` ends `salt-run` with that code. What the reactor calls is in `mrvpn_reactor`.
 """
 
-import contextlib
 import functools
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import salt.cache
 import salt.client
 import salt.exceptions
 import salt.runner
 import salt.utils.event
-import salt.utils.json
 
 try:
-    from mrvpn import changes, compiler, edit, views
-    from mrvpn_master import Trouble, candidate, deployment, repository, wishes
+    from mrvpn import changes, compiler, edit
+    from mrvpn_master import Trouble, candidate, deployment, following, repository, transaction, wishes
     from mrvpn_master import hosts as asked
+    from mrvpn_master.place import Place
 
     MISSING = None
 except ImportError as error:
     MISSING = str(error)
 
-ROUTING, KEYS = "orch.routing", "orch.keys"
-TIMEOUT = 60
+KEYS = "orch.keys"
+TIMEOUT = 60  # seconds for which a deployment waits for another one to end
 FLOWS = 60  # seconds within which traffic should flow by a new tunnel
-CHANGE_WAIT = 120  # seconds for which a change waits for another one to end
 OUTPUTTER = "mrvpn_shown"
 CHANGING = {"add_exit", "remove_exit", "add_host", "add_rule", "remove_rule"}
 SHOWN = {"status", "plan", "apply", "deploy", "rollback", *CHANGING}
@@ -74,37 +71,12 @@ def _say(text):
 # --- the master's own
 
 
-def _path():
-    for entry in __opts__.get("ext_pillar", []):
-        if "mrvpn" in entry:
-            return Path(entry["mrvpn"]["path"])
-    raise Trouble("the master's configuration names no description: ext_pillar: [{mrvpn: {path: ...}}]")
-
-
-def _settings():
-    return __opts__.get("mrvpn") or {}
-
-
-def _store():
-    """The store that the description is deployed to; None where ext_pillar reads somebody's folder."""
-    config = deployment.Config.of(_settings())
-    if config is None:
-        return None
-    store = deployment.Store(config)
-    path = _path()
-    if path != store.path:
-        raise Trouble(f"ext_pillar reads {path}, deployments go to {store.path}: make ext_pillar's path that")
-    return store
-
-
-def _own(name):
-    folder = Path(__opts__["cachedir"]) / "mrvpn"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / name
+def _place():
+    return Place(__opts__)
 
 
 def _network():
-    return candidate.network_of(_path())
+    return _place().network()
 
 
 def _client():
@@ -121,25 +93,6 @@ def _run(function, **kwargs):
     """Another runner's answer, in full."""
     with salt.runner.RunnerClient(__opts__) as runner:
         return runner.cmd(function, kwarg=kwargs, print_event=False, full_return=True)
-
-
-def _failures(answer):
-    """What failed in an orchestration's answer."""
-    data = answer.get("return")
-    data = data.get("data", data) if isinstance(data, dict) else data
-    states = next(iter(data.values()), None) if isinstance(data, dict) else None
-    if not isinstance(states, dict):
-        return [] if answer.get("success") else [str(data or "no answer")[-500:]]
-    return [f"{s.get('__id__')}: {s.get('comment')}" for s in states.values() if s.get("result") is False]
-
-
-def _shown(plan):
-    """A plan as lines and, for programs, as values."""
-    if plan is None:
-        return {}
-    from mrvpn.plan import text
-
-    return {"plan": [line.plain for line in text.lines(plan)], "changes": plan.as_json()}
 
 
 def _items(value):
@@ -200,7 +153,7 @@ def check():
         salt-run mrvpn.check
     """
     try:
-        compiled = compiler.compile_path(_path())
+        compiled = compiler.compile_path(_place().path)
     except Trouble as trouble:
         __context__["retcode"] = 1
         return {**trouble.as_json(), "retcode": 1}
@@ -255,7 +208,7 @@ def plan(to=None):
     if to is not None:
         then = candidate.network_of(Path(to), str(to))
     else:
-        store = _store()
+        store = _place().store()
         if store is None:
             raise Trouble(
                 "name what to compare with: to=FOLDER (a repository is not configured: `mrvpn: {repository: ...}`)"
@@ -265,8 +218,8 @@ def plan(to=None):
         then = candidate.check(repo.texts(head, store.config.folder)).network
     found = deployment.plan_of(now, then)
     if found is not None and found.changed:
-        return {**_shown(found), "retcode": 2}
-    return _shown(found)
+        return {**deployment.shown(found), "retcode": 2}
+    return deployment.shown(found)
 
 
 @_answers
@@ -359,7 +312,7 @@ def status(drift=False):
         versions = {host: _version(host) for host in linux}
         answers = its.result() | {host: asked.router(told) for host, told in rows.result().items()}
     found = asked.status(network, answers, versions, time.time())
-    store = _store()
+    store = _place().store()
     if store is not None:
         state = store.state()
         found["deployment"] = {"commit": store.current(), **state}
@@ -398,172 +351,41 @@ def _drift(client, wanted):
 # --- changing
 
 
+class _Master:
+    """How a change reaches hosts (`following.Master`)."""
+
+    def ask(self, host, function, *arguments, timeout):
+        return asked.ask(_client(), [host], function, *arguments, timeout=timeout).get(host)
+
+    def apply(self, hosts):
+        return _apply(hosts)
+
+    def reload(self):
+        return __salt__["mrvpn_reactor.schema_changed"]()["runs"]
+
+    def last_reload(self):
+        return _place().recall("orchestrated")
+
+    def say(self, text):
+        _say(text)
+
+
 def _changed(make, commit, branch, apply, test, wait=FLOWS):
     """One transaction: edited, checked, planned, put in place, committed, deployed; taken back where that fails."""
-    store = _store()
-    with wishes.alone(_own("change.lock"), CHANGE_WAIT, "another change"):
-        found, about = (_in_repository if store else _in_folder)(store, make, commit, branch, test)
+    place = _place()
+    found, change = transaction.change(place, make, commit=commit, branch=branch, test=test)
     if test or branch or not apply:
         return found
+    store = place.store()
     if store is None:
         _fire("mrvpn/schema/changed", {"commit": found.get("commit")})
-        return _follow(found, about, wait)
-    try:
-        found["deployed"] = _deploy(store)
-    except Trouble as trouble:
-        where = f"{found['done']}: pushed as commit {found['commit'][:12]}, but not deployed"
-        raise Trouble(f"{where}: {trouble}", trouble.problems, found) from None
-    return _follow(found, about, wait)
-
-
-def _told(change, network, checked, before):
-    plan = deployment.plan_of(network, checked.network)
-    return {
-        "done": change.subject,
-        "files": candidate.differing(before, checked.texts),
-        "notes": change.notes,
-        "warnings": checked.warnings,
-        **_shown(plan),
-    }
-
-
-def _in_folder(_, make, commit, branch, test):
-    path = _path()
-    single = None if path.is_dir() else path.name
-    folder = path if path.is_dir() else path.parent
-    repo = repository.Repository.around(folder) if commit or branch else None
-    if branch and repo is None:
-        raise Trouble(f"branch={branch}: {folder} is in no git work tree")
-    before = candidate.read(path)
-    if repo is not None and not test:
-        dirty = repo.dirty(folder)
-        if dirty:
-            raise Trouble(f"{folder} has changes that are not committed: commit or stash them, or commit=False", dirty)
-    network = candidate.network_of(path)
-    change = make(_without_lock(before), network)
-    checked = candidate.check({**before, **change.texts}, single)
-    found = _told(change, network, checked, before)
-    names = found["files"]
-    if test:
-        return {**found, "done": f"nothing: {change.subject} would be done"}, change
-    message = f"network: {change.subject}"
-    if branch:
-        texts = {name: checked.texts[name] for name in names}
-        made = repo.commit_on(repo.head(), repo.prefix(folder), texts, message)
-        repo.branch(branch, made)
-        if repo.has_origin:
-            repo.push(made, branch)
-        return {**found, "commit": made, "branch": branch, "pushed": repo.has_origin}, change
-    candidate.replace(path, before, checked.texts)
-    if repo is not None:
+    else:
         try:
-            found["commit"] = repo.commit([folder / name for name in names], message)
-        except BaseException:
-            candidate.take_back(path, before, names)
-            raise
-    return found, change
-
-
-def _in_repository(store, make, commit, branch, test):
-    if not commit:
-        raise Trouble("the description comes from a repository: commit=False has no place; look with test=True")
-    last = {}
-
-    def edited(texts, network):
-        last["change"] = make(_without_lock(texts), network)
-        last["network"] = network
-        return {**texts, **last["change"].texts}
-
-    if test:
-        repo = store.repository()
-        before = repo.texts(repo.fetch(store.config.branch), store.config.folder)
-        checked = candidate.check(edited(dict(before), candidate.check(before).network))
-        found = _told(last["change"], last["network"], checked, before)
-        return {**found, "done": f"nothing: {last['change'].subject} would be done"}, last["change"]
-    made, checked, before = store.change(edited, lambda: f"network: {last['change'].subject}", branch)
-    found = _told(last["change"], last["network"], checked, before)
-    return {**found, "commit": made, **({"branch": branch, "pushed": True} if branch else {})}, last["change"]
-
-
-def _without_lock(texts):
-    return {name: text for name, text in texts.items() if name != candidate.LOCK}
-
-
-def _follow_rules(found):
-    """Has the entrypoint run with changed rules, or says where it stands: no other host has to do with them."""
-    begin, since = time.monotonic(), time.time()
-    network = _network()
-    entry = network.description.entrypoint
-    wanted = {e["service"]: e["settings"]["version"] for e in views.view(network, entry, {}, lambda _: None)["routing"]}
-    runs = _coalesced("schema_changed", "all", lambda _: _orchestrate())["runs"]
-    why = [] if not runs or runs[-1]["success"] else runs[-1]["why"] or ["the orchestration failed"]
-    while not why:
-        # the reactor may have been quicker: then it is its run that ends with this version, or does not
-        last = _remembered("orchestrated")
-        if last.get("started", 0) > since and not last["success"]:
-            why = last["why"] or ["the orchestration failed"]
-            break
-        told = {s: asked.ask(_client(), [entry], "mrvpn_ipt.status", s, timeout=15).get(entry) for s in wanted}
-        if all(isinstance(t, dict) and t.get("version") == wanted[s] for s, t in told.items()):
-            found["applied"] = {s: {"generation": t["generation"], "version": t["version"]} for s, t in told.items()}
-            return {**found, "seconds": round(time.monotonic() - begin, 1)}
-        if time.monotonic() - begin > TIMEOUT:
-            why = [f"{service} says {answer or 'nothing'}" for service, answer in told.items()]
-        time.sleep(0.5)
-    where = f"{found['done']}: the description is changed, {entry} does not run with it"
-    raise Trouble(
-        f"{where}: `salt-run mrvpn.schema_changed` tries again, `salt-run mrvpn.rollback` goes back", why, found
-    )
-
-
-def _follow(found, change, wait):
-    """Brings the hosts of a change up to date and waits until traffic can flow, or says where it stands."""
-    if change.rules:
-        return _follow_rules(found)
-    network = _network()
-    begin = time.monotonic()
-    found["hosts"] = _apply(change.hosts)
-    bad = {}
-    for host, told in found["hosts"].items():
-        if told["result"] == "unreachable" and host not in network.hosts:
-            found["notes"] = [*found["notes"], f"{host} left the description and is away: MRVPN stays on it"]
-        elif told["result"] != "applied":
-            bad[host] = told
-    if bad:
-        commit = f" (commit {found['commit'][:12]})" if found.get("commit") else ""
-        raise Trouble(
-            f"{found['done']}: the description is changed{commit}; not brought to {', '.join(bad)}. Go on with "
-            f"`salt-run mrvpn.apply hosts={','.join(bad)}`, or go back with `salt-run mrvpn.rollback`",
-            [f"{host}: {why}" for host, told in bad.items() for why in told.get("why", [])],
-            found,
-        )
-    if change.tunnel and change.tunnel in network.description.tunnels:
-        _say(f"waiting for {change.tunnel}")
-        entry = network.description.entrypoint
-        root = network.description.mrvpn_root
-        about = (change.tunnel, root, wait)
-        answer = asked.ask(_client(), [entry], "mrvpn_live.flows", *about, timeout=wait + 30).get(entry)
-        found["flows"] = answer
-        if not isinstance(answer, dict) or not answer["up"]:
-            why = answer["why"] if isinstance(answer, dict) else answer or "no answer"
-            raise Trouble(f"{found['done']}: all is applied, but traffic cannot flow yet: {why}", [], found)
-    found["seconds"] = round(time.monotonic() - begin, 1)
-    _follow_rest(found, change, network)
-    return found
-
-
-def _follow_rest(found, change, network):
-    """Brings the other hosts whose views changed along (the mesh they accept); traffic flows without them already."""
-    rest = [host for host in found.get("changes", {}).get("hosts", {}) if host not in change.hosts]
-    rest = [host for host in rest if host in network.hosts]
-    if not rest:
-        return
-    _say(f"bringing {', '.join(rest)} along")
-    told = _apply(rest)
-    found["hosts"] = {**found["hosts"], **told}
-    late = sorted(host for host, answer in told.items() if answer["result"] != "applied")
-    if late:
-        found["notes"] = [*found["notes"], f"not yet brought along: `salt-run mrvpn.apply hosts={','.join(late)}`"]
+            found["deployed"] = _deploy(store)
+        except Trouble as trouble:
+            where = f"{found['done']}: pushed as commit {found['commit'][:12]}, but not deployed"
+            raise Trouble(f"{where}: {trouble}", trouble.problems, found) from None
+    return following.follow(found, change, place.network(), _Master(), wait)
 
 
 @_answers
@@ -693,7 +515,7 @@ def remove_rule(number, commit=True, apply=True, branch=None, test=False, **matc
 
 
 def _keys(wanted):
-    return _failures(_run("state.orchestrate", mods=KEYS, pillar={"mrvpn_hosts": wanted}))
+    return asked.failures(_run("state.orchestrate", mods=KEYS, pillar={"mrvpn_hosts": wanted}))
 
 
 def _apply(wanted):
@@ -730,11 +552,9 @@ def apply(hosts=None):
 
 def _deploy(store, force=False):
     """One deployment, with its events."""
-    with wishes.alone(_own("deploy.lock"), TIMEOUT, "another deployment"):
+    with wishes.alone(_place().own("deploy.lock"), TIMEOUT, "another deployment"):
         try:
-            done = store.deploy(
-                force=force, planned=lambda commit, plan: _fire("mrvpn/plan", {"commit": commit, **_shown(plan)})
-            )
+            done = store.deploy(force=force, planned=_tell_plan)
         except Trouble as trouble:
             refused = store.state().get("refused", {})
             _fire("mrvpn/routing/refused", {"commit": refused.get("commit"), **trouble.as_json()})
@@ -742,24 +562,18 @@ def _deploy(store, force=False):
     return _deployed(done)
 
 
+def _tell_plan(commit, plan):
+    _fire("mrvpn/plan", {"commit": commit, **deployment.shown(plan)})
+
+
 def _deployed(done):
     found = {"result": done.result, "commit": done.commit, "before": done.before, "removed": done.removed}
     if done.result == "held":
         found["note"] = "this commit was rolled back from: the branch must move on, or force=True"
-    touched = [] if done.plan is None else [h.host for h in done.plan.hosts if h.status != "removed"]
     if done.result == "deployed":
-        found |= {**_shown(done.plan), "touched": touched}
+        found |= {**deployment.shown(done.plan), "touched": deployment.touched(done.plan)}
         _fire("mrvpn/schema/changed", {"commit": done.commit})
     return found
-
-
-def _needs_store():
-    store = _store()
-    if store is None:
-        raise Trouble(
-            "nothing to deploy from: the master's configuration says no `mrvpn: {repository: URL, branch: main}`"
-        )
-    return store
 
 
 @_answers
@@ -780,8 +594,8 @@ def deploy(force=False, apply=None):
         True: the hosts that it touches are brought up to date, too (master configuration ``mrvpn: {apply: True}``).
         Route rules are reloaded in any case.
     """
-    found = _deploy(_needs_store(), force=force)
-    if (_settings().get("apply", False) if apply is None else apply) and found.get("touched"):
+    found = _deploy(_place().needed_store(), force=force)
+    if (_place().settings.get("apply", False) if apply is None else apply) and found.get("touched"):
         found["hosts"] = _apply(found["touched"])
         bad = [host for host, told in found["hosts"].items() if told["result"] != "applied"]
         if bad:
@@ -801,12 +615,11 @@ def history(count=20):
 
         salt-run mrvpn.history
     """
-    store = _store()
+    store = _place().store()
     if store is not None:
         entries = store.history()[: int(count)]
         return [{**entry, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry["time"]))} for entry in entries]
-    path = _path()
-    folder = path if path.is_dir() else path.parent
+    folder = _place().folder
     repo = repository.Repository.around(folder)
     if repo is None:
         raise Trouble(f"{folder} is in no git work tree: there is no history")
@@ -827,239 +640,15 @@ def rollback(to=None, apply=False):
         salt-run mrvpn.rollback
         salt-run mrvpn.rollback to=1a2b3c4d
     """
-    store = _store()
+    place = _place()
+    store = place.store()
     if store is not None:
-        with wishes.alone(_own("deploy.lock"), TIMEOUT, "another deployment"):
+        with wishes.alone(place.own("deploy.lock"), TIMEOUT, "another deployment"):
             done = store.rollback(None if to is None else str(to))
         found = _deployed(done)
-        touched = found.get("touched", [])
     else:
-        found, touched = _back(to)
+        found = transaction.back(place, None if to is None else str(to))
         _fire("mrvpn/schema/changed", {"commit": found["commit"]})
-    if apply and touched:
-        found["hosts"] = _apply(touched)
+    if apply and found.get("touched"):
+        found["hosts"] = _apply(found["touched"])
     return found
-
-
-def _back(to):
-    path = _path()
-    folder = path if path.is_dir() else path.parent
-    repo = repository.Repository.around(folder)
-    if repo is None:
-        raise Trouble(f"{folder} is in no git work tree: there is nothing to go back to")
-    with wishes.alone(_own("change.lock"), CHANGE_WAIT, "another change"):
-        dirty = repo.dirty(folder)
-        if dirty:
-            raise Trouble(f"{folder} has changes that are not committed: commit or stash them", dirty)
-        commits = [entry["commit"] for entry in repo.log(str(folder), 2)]
-        if to is None and len(commits) < 2:
-            raise Trouble("there is one commit alone: nothing to go back to")
-        target = repo.head(str(to) if to else commits[1])
-        before = candidate.read(path)
-        texts = repo.texts(target, repo.prefix(folder))
-        if not path.is_dir():
-            texts = {name: text for name, text in texts.items() if name in (path.name, candidate.LOCK)}
-        checked = candidate.check(texts, None if path.is_dir() else path.name)
-        names = candidate.differing(before, checked.texts)
-        if not names:
-            return {"result": "unchanged", "commit": target}, []
-        old = compiler.compile_path(path).network
-        plan = deployment.plan_of(old, checked.network) if old else None
-        candidate.replace(path, before, checked.texts)
-        try:
-            commit = repo.commit([folder / name for name in names], f"network: back to {target[:12]}")
-        except BaseException:
-            candidate.take_back(path, before, names)
-            raise
-    touched = [] if plan is None else [h.host for h in plan.hosts if h.status != "removed"]
-    return {
-        "result": "deployed",
-        "commit": commit,
-        "to": target,
-        "files": names,
-        **_shown(plan),
-        "touched": touched,
-    }, touched
-
-
-# --- what the reactor calls: nothing of an event is believed but that something is to be looked at
-
-
-def _coalesced(kind, key, run):
-    """Leaves a wish and works off all that are there; many events at once become two runs at most."""
-    wanted = wishes.Wishes(_own(kind))
-    wanted.leave(key)
-    runs = wanted.work(run)
-    return {"runs": runs, "comment": f"{len(runs)} runs" if runs else "another run takes it over"}
-
-
-def schema_changed():
-    """
-    Reloads the rules after a change of the description; called by the reactor. Many events at once become two runs at
-    most.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-run mrvpn.schema_changed
-    """
-    return _coalesced("schema_changed", "all", lambda _: _orchestrate())
-
-
-def _orchestrate():
-    """Runs the orchestration; whether it went well. Where it did not, `mrvpn/routing/refused` says why."""
-    started = time.time()
-    answer = _run("state.orchestrate", mods=ROUTING)
-    failed = _failures(answer)
-    success = bool(answer.get("success")) and not failed
-    _remember("orchestrated", {"started": started, "success": success, "why": failed})
-    if not success:
-        _fire(
-            "mrvpn/routing/refused",
-            {"commit": None, "error": "the entrypoint's rules are as before", "problems": failed},
-        )
-    return {"success": success, "jid": answer.get("jid"), **({"why": failed} if failed else {})}
-
-
-@_answers
-def applied():
-    """
-    Asks the entrypoint which rules it runs with and tells it by the event ``mrvpn/routing/applied``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-run mrvpn.applied
-    """
-    entrypoint = _network().description.entrypoint
-    answer = asked.ask(_client(), [entrypoint], "mrvpn_ipt.status").get(entrypoint)
-    if not isinstance(answer, dict) or not answer.get("ready"):
-        raise salt.exceptions.CommandExecutionError(
-            f"{entrypoint} does not say which rules it runs with: {answer or 'no answer'}"
-        )
-    before = _remembered("applied")
-    data = {
-        "host": entrypoint,
-        "generation": answer["generation"],
-        "version": answer["version"],
-        "counts": {"exits": len(answer["exits"]), "learned": answer["learned"]},
-        "diff": {
-            "generation": [before.get("generation"), answer["generation"]],
-            "version": [before.get("version"), answer["version"]],
-        },
-    }
-    _remember("applied", {"generation": answer["generation"], "version": answer["version"]})
-    _fire("mrvpn/routing/applied", data)
-    return data
-
-
-def _remembered(name):
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return salt.utils.json.loads(_own(f"{name}.json").read_text())
-    return {}
-
-
-def _remember(name, value):
-    following = _own(f"{name}.next")
-    following.write_text(salt.utils.json.dumps(value))
-    following.replace(_own(f"{name}.json"))
-
-
-@_answers
-def deploy_wanted():
-    """
-    Deploys after a push was told; called by the reactor. It takes no ref from anybody: the configured branch counts.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-run mrvpn.deploy_wanted
-    """
-    _needs_store()
-    return _coalesced("deploy_wanted", "all", lambda _: deploy())
-
-
-@_answers
-def host_started(host=None):
-    """
-    A minion is (back) here: its keys, its mine, its own apply. A host that is not in the description is left alone.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-run mrvpn.host_started uk
-    """
-    if host not in _network().hosts:
-        return {"runs": [], "comment": f"{host} is not in the description"}
-    return _coalesced("host_started", host, lambda found: _apply([h for h in found if h in _network().hosts]))
-
-
-@_answers
-def keys_changed(host=None):
-    """
-    Looks whether a host's public keys, as its own mine has them, are others than before; if so its far ends are told.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-run mrvpn.keys_changed uk
-    """
-    if host not in _network().hosts:
-        return {"runs": [], "comment": f"{host} is not in the description"}
-    return _coalesced("keys_changed", host, lambda found: _tell_far_ends(set(found)))
-
-
-def _tell_far_ends(changed):
-    network = _network()
-    before = _remembered("keys")
-    cache = salt.cache.factory(__opts__)
-    keys = dict(before)
-    ends = set()
-    for host in sorted(changed & set(network.hosts)):
-        value = (cache.fetch("mine", host) or {}).get("mrvpn_public_keys")
-        value = value.get("__data__", value) if isinstance(value, dict) else value
-        if not isinstance(value, dict):
-            continue
-        keys[host] = value
-        for name in network.ends[host]:
-            # a first key is no change: the orchestration that made it tells it
-            if name in before.get(host, {}) and before[host][name] != value.get(name):
-                ends |= set(network.addresses[name]) - {host}
-    _remember("keys", keys)
-    return _apply(sorted(ends)) if ends else {}
-
-
-@_answers
-def exits_changed():
-    """
-    Asks the entrypoint which exits are up, and tells each change by ``mrvpn/exit/<name>/up`` or ``down``.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt-run mrvpn.exits_changed
-    """
-    return _coalesced("exits_changed", "all", lambda _: _tell_exits())
-
-
-def _tell_exits():
-    entry = _network().description.entrypoint
-    answer = asked.ask(_client(), [entry], "mrvpn_ipt.status", timeout=15).get(entry)
-    if not isinstance(answer, dict):
-        return {"error": f"{entry} does not say: {answer or 'no answer'}"}
-    before = _remembered("exits")
-    now = {exit_["name"]: exit_ for exit_ in answer["exits"]}
-    told = []
-    for name, exit_ in now.items():
-        if exit_["up"] != before.get(name, True):
-            tag = f"mrvpn/exit/{name}/{'up' if exit_['up'] else 'down'}"
-            _fire(tag, {"host": entry, "exit": name, "health": exit_.get("health")})
-            told.append(tag)
-    _remember("exits", {name: exit_["up"] for name, exit_ in now.items()})
-    return {"told": told}

@@ -267,6 +267,20 @@ def plan_of(old: Network, new: Network) -> Any:
     return plan(old, new, states=states if (states / "mrvpn" / "files.jsonl.j2").is_file() else None)
 
 
+def shown(plan: Any) -> dict[str, Any]:
+    """A plan as lines and, for programs, as values."""
+    if plan is None:
+        return {}
+    from mrvpn.plan import text
+
+    return {"plan": [line.plain for line in text.lines(plan)], "changes": plan.as_json()}
+
+
+def touched(plan: Any) -> list[str]:
+    """The hosts that a plan has something for."""
+    return [] if plan is None else [h.host for h in plan.hosts if h.status != "removed"]
+
+
 def removals(old: Network, new: Network) -> tuple[list[str], int]:
     """What the new network has no longer, as words; and how much the old one had."""
     had = [f"host {host}" for host in old.hosts] + [f"tunnel {name}" for name in old.description.tunnels]

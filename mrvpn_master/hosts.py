@@ -51,6 +51,16 @@ def outcome(answer: Any) -> dict[str, Any]:
     return {"result": "failed" if failed else "applied", "changes": changed, **({"why": failed} if failed else {})}
 
 
+def failures(answer: Mapping[str, Any]) -> list[str]:
+    """What failed in an orchestration's answer."""
+    data = answer.get("return")
+    data = data.get("data", data) if isinstance(data, dict) else data
+    states = next(iter(data.values()), None) if isinstance(data, dict) else None
+    if not isinstance(states, dict):
+        return [] if answer.get("success") else [str(data or "no answer")[-500:]]
+    return [f"{s.get('__id__')}: {s.get('comment')}" for s in states.values() if s.get("result") is False]
+
+
 def apply(
     client: Client, hosts: Iterable[str], keys: Callable[[list[str]], list[str]], say: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
 # mrvpn/deploy/wanted: no ref is taken from it: the configured branch is fetched and checked.
 mrvpn deploy wanted:
-  runner.mrvpn.deploy_wanted:
+  runner.mrvpn_reactor.deploy_wanted:
     - args: {}

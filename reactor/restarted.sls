@@ -1,4 +1,4 @@
 # mrvpn/host/restarted: nothing of it is believed: the entrypoint is brought to its rules, which changes nothing where it has them.
 mrvpn something began anew:
-  runner.mrvpn.schema_changed:
+  runner.mrvpn_reactor.schema_changed:
     - args: {}

@@ -21,6 +21,6 @@ rules:
 
 applied:
   salt.runner:
-    - name: mrvpn.applied
+    - name: mrvpn_reactor.applied
     - require:
       - salt: rules

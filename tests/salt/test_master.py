@@ -141,8 +141,8 @@ def test_fifty_events_become_two_runs_at_most(site: Site, event_listener: EventL
         return [event for event in found if event.data.get("fun") == f"runner.{function}"]
 
     deadline = time.monotonic() + 150
-    while len(ended("mrvpn.schema_changed")) < 50:
-        assert time.monotonic() < deadline, f"{len(ended('mrvpn.schema_changed'))} of 50 events were taken up"
+    while len(ended("mrvpn_reactor.schema_changed")) < 50:
+        assert time.monotonic() < deadline, f"{len(ended('mrvpn_reactor.schema_changed'))} of 50 events were taken up"
         time.sleep(0.2)
     assert 1 <= len(ended("state.orchestrate")) <= 2
     assert not Path("/tmp/trusted").exists()

@@ -297,7 +297,8 @@ def test_a_host_that_is_away_keeps_none_back_and_catches_up(site: Site, seen: Ca
     assert "critical: uk: does not answer" in site.cli("mrvpn.status", code=2)["problems"]
     site.minions["uk"].start()
     done = seen(
-        "salt/run/*/ret", lambda data: data.get("fun") == "runner.mrvpn.host_started" and data["return"].get("runs")
+        "salt/run/*/ret",
+        lambda data: data.get("fun") == "runner.mrvpn_reactor.host_started" and data["return"].get("runs"),
     )
     assert done["return"]["runs"][0]["uk"]["result"] == "applied", done
     version = json.loads((site.folder / "own" / "uk" / ".mrvpn" / "view.json").read_text())["version"]
@@ -324,21 +325,21 @@ def test_events_without_data_or_of_strangers_start_nothing(site: Site, seen: Cal
         done = seen(
             "salt/run/*/ret",
             lambda d, f=function, w=wanted: (
-                d.get("fun") == f"runner.mrvpn.{f}" and {"host": w} in d.get("fun_args", [])
+                d.get("fun") == f"runner.mrvpn_reactor.{f}" and {"host": w} in d.get("fun_args", [])
             ),
         )
         assert done["return"]["runs"] == [] and "not in the description" in done["return"]["comment"]
 
 
 def test_a_new_key_is_told_to_the_far_ends(site: Site, seen: Callable[..., Any]) -> None:
-    site.run("mrvpn.keys_changed", "uk")  # what it has now is known
+    site.run("mrvpn_reactor.keys_changed", "uk")  # what it has now is known
     key = site.folder / "own" / "uk" / "wg_tunnels" / "wg_uk" / "private.key"
     key.unlink()
     done = site.master.salt_cli(timeout=120).run("state.apply", "mrvpn.publish", minion_tgt="uk")
     assert done.returncode == 0, done.stdout
     told = seen(
         "salt/run/*/ret",
-        lambda data: data.get("fun") == "runner.mrvpn.keys_changed" and any(data["return"].get("runs") or []),
+        lambda data: data.get("fun") == "runner.mrvpn_reactor.keys_changed" and any(data["return"].get("runs") or []),
     )
     assert told["return"]["runs"][0]["entry"]["result"] == "applied"
     view = site.cli("pillar.show_pillar", "minion=entry")["mrvpn"]
@@ -356,7 +357,9 @@ def test_fifty_wishes_are_two_deployments_at_most(site: Site, event_listener: Ev
 
     def ended() -> list[Any]:
         found = event_listener.get_events([(site.master.id, "salt/run/*/ret")], after_time=start)
-        return [event.data["return"] for event in found if event.data.get("fun") == "runner.mrvpn.deploy_wanted"]
+        return [
+            event.data["return"] for event in found if event.data.get("fun") == "runner.mrvpn_reactor.deploy_wanted"
+        ]
 
     deadline = time.monotonic() + 200
     while len(ended()) < 50:

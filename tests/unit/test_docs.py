@@ -56,7 +56,7 @@ def functions(path: Path) -> dict[str, ast.arguments]:
     }
 
 
-RUNNER = functions(REPO / "_runners" / "mrvpn.py")
+RUNNERS = {name: functions(REPO / "_runners" / f"{name}.py") for name in ("mrvpn", "mrvpn_reactor")}
 
 
 def wrong_arguments(arguments: ast.arguments, given: list[str]) -> list[str]:
@@ -85,8 +85,8 @@ def test_runner_commands(page: str, line: str) -> None:
     if function in OTHER_RUNNERS:
         return
     module, _, name = function.partition(".")
-    assert module == "mrvpn" and name in RUNNER, f"{page}: {line}"
-    assert wrong_arguments(RUNNER[name], given) == [], f"{page}: {line}"
+    assert name in RUNNERS.get(module, {}), f"{page}: {line}"
+    assert wrong_arguments(RUNNERS[module][name], given) == [], f"{page}: {line}"
 
 
 @pytest.mark.parametrize(("page", "line"), [c for c in COMMANDS if re.match(r"salt(-call)? ", c[1])])
@@ -126,8 +126,8 @@ def test_yaml_blocks_are_yaml(path: Path) -> None:
 
 def test_inline_commands_name_what_is_there() -> None:
     for path in DOCS:
-        for name in re.findall(r"salt-run mrvpn\.(\w+)", path.read_text()):
-            assert name in RUNNER, f"{path.name}: mrvpn.{name}"
+        for module, name in re.findall(r"salt-run (mrvpn\w*)\.(\w+)", path.read_text()):
+            assert name in RUNNERS[module], f"{path.name}: {module}.{name}"
 
 
 def settings_of_the_master(**told: object) -> dict[str, object]:
