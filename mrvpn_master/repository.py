@@ -20,6 +20,8 @@ from mrvpn_master import Trouble
 
 QUIET = {"GIT_TERMINAL_PROMPT": "0", "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=10"}
 NETWORK_TIMEOUT = 60  # seconds
+# how git says that the branch is not what the push stands on: found at once, or when the remote came to write it
+OTHERS_CAME = ("[rejected]", "non-fast-forward", "stale info", "cannot lock ref", "failed to update ref")
 
 
 class Rejected(Trouble):
@@ -33,7 +35,7 @@ def _told(what: str) -> Iterator[None]:
     except git.GitCommandError as error:
         lines = [line for line in (str(error.stderr) or str(error.stdout)).splitlines() if line.strip()]
         told = "; ".join(line.strip(" '") for line in lines[-4:])[-600:] or f"exit code {error.status}"
-        if "[rejected]" in str(error.stderr) or "non-fast-forward" in str(error.stderr) or "stale info" in told:
+        if any(sign in str(error.stderr) for sign in OTHERS_CAME):
             raise Rejected(f"{what}: {told}") from None
         raise Trouble(f"{what}: {told}") from None
 

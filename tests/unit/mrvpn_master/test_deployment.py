@@ -247,3 +247,14 @@ def test_outside_git_there_is_no_repository(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_told(settings: dict[str, str], message: str) -> None:
     with pytest.raises(Trouble, match=message):
         Config.of(settings)
+
+
+def test_others_whom_the_remote_took_at_the_same_moment_are_no_refusal(remote: Remote, store: Store, add_rule) -> None:
+    """Ours stood on what was there when the remote began to take it; it fails at the lock of the branch."""
+    other = git(remote.url, "commit-tree", "-p", remote.head(), "-m", "theirs", f"{remote.head()}^{{tree}}")
+    hook = remote.url / "hooks" / "pre-receive"
+    hook.write_text(f"#!/bin/sh\nrm $0\nenv -u GIT_QUARANTINE_PATH git update-ref refs/heads/main {other}\n")
+    hook.chmod(0o755)
+    commit, _, _ = store.change(add_rule("198.51.100.0/24"), lambda: "add a rule")
+    assert not hook.exists() and commit == remote.head()
+    assert git(remote.url, "log", "--format=%s", "main").splitlines() == ["add a rule", "theirs", "first"]
