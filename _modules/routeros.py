@@ -252,6 +252,24 @@ def public_keys():
     return {row["name"]: row["public-key"] for row in rows if token_of(row.get("comment")) and row.get("public-key")}
 
 
+def status():
+    """
+    What the router says of itself, and the view that an apply brought last: ``{"applied", "peers", "neighbors"}``, rows
+    as it prints them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt router routeros.status
+    """
+    return {
+        "applied": __salt__["mrvpn_live.applied"](f"{__opts__['cachedir']}/mrvpn"),
+        "peers": print_("/interface/wireguard/peers"),
+        "neighbors": print_("/routing/ospf/neighbor"),
+    }
+
+
 def reconcile(
     rows, owner=None, remove=True, force=False, test=False, pings=(), hooks=None, undo_after=120, settle=SETTLE
 ):

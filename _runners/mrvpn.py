@@ -308,9 +308,9 @@ def status(drift=False):
         its = pool.submit(
             asked.ask, client, linux, "mrvpn_live.status", d.mrvpn_root, timeout=10, far_ends=asked.far_ends(network)
         )
-        rows = pool.submit(asked.ask, other, routers, "routeros.print", "interface/wireguard/peers", timeout=15)
-        versions = {host: _version(host) for host in linux}
-        answers = its.result() | {host: asked.router(told) for host, told in rows.result().items()}
+        theirs = pool.submit(asked.ask, other, routers, "routeros.status", timeout=15)
+        versions = {host: _version(host) for host in network.hosts}
+        answers = its.result() | {host: asked.router(told) for host, told in theirs.result().items()}
     found = asked.status(network, answers, versions, time.time())
     store = _place().store()
     if store is not None:

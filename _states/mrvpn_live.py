@@ -4,11 +4,14 @@ Knows: mrvpn_live's note. Must not know: what a view holds.
 """
 
 
-def recorded(name):
+def recorded(name, root=None):
     """
     Notes the version ``name`` of the view, where nothing of this run failed: what `salt-run mrvpn.status` compares.
+
+    root
+        the folder that keeps the note; the description's ``mrvpn_root`` where left out
     """
-    root = __pillar__["mrvpn"]["root"]
+    root = root or __pillar__["mrvpn"]["root"]
     ret = {"name": name, "changes": {}, "result": True, "comment": "this version is here"}
     failed = sum(1 for state in __running__.values() if state.get("result") is False)
     if failed:

@@ -141,24 +141,28 @@ def _database(entry: str, told: Mapping[str, Any], row: dict[str, Any], now: flo
     return [(NOTICE, f"{text}; {why}")]
 
 
-def router(rows: Any) -> Any:
-    """A RouterOS host's answer in a Linux host's shape, from the rows of /interface/wireguard/peers."""
-    if not isinstance(rows, list):
-        return rows
+def router(told: Any) -> Any:
+    """A RouterOS host's answer (`routeros.status`) in a Linux host's shape."""
+    if not isinstance(told, dict):
+        return told
     tunnels: dict[str, Any] = {}
-    for row in rows:
-        told = row.get("last-handshake")
+    for row in told["peers"]:
+        handshake = row.get("last-handshake")
         endpoint = row.get("current-endpoint-address") or row.get("endpoint-address") or None
         port = row.get("current-endpoint-port") or row.get("endpoint-port")
         peer = {
             "public_key": row.get("public-key"),
             "endpoint": f"{endpoint}:{port}" if endpoint else None,
-            "handshake": seconds(str(told)) if told and told != "never" else None,
+            "handshake": seconds(str(handshake)) if handshake and handshake != "never" else None,
             "rx": int(row.get("rx") or 0),
             "tx": int(row.get("tx") or 0),
         }
         tunnels.setdefault(str(row.get("interface")), {"peers": []})["peers"].append(peer)
-    return {"applied": {}, "containers": {}, "tunnels": tunnels, "ospf": {}, "rules": {}}
+    ospf: dict[str, dict[str, str]] = {}
+    for row in told["neighbors"]:
+        six = " (IPv6)" * (":" in row.get("address", ""))
+        ospf.setdefault(row.get("interface", ""), {})[f"{row.get('router-id')}{six}"] = row.get("state", "Down")
+    return {"applied": told["applied"], "containers": {}, "tunnels": tunnels, "ospf": {"router": ospf}, "rules": {}}
 
 
 def seconds(text: str) -> int:

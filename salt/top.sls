@@ -6,6 +6,7 @@ base:
     - mrvpn.guard
 {% if view.get('os') == 'routeros' %}
     - mrvpn.routeros
+    - mrvpn.recorded
 {% elif view['member'] %}
     - mrvpn.docker
     - mrvpn.tunnel

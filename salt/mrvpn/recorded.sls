@@ -6,4 +6,8 @@ include:
 view recorded:
   mrvpn_live.recorded:
     - name: {{ view['version'] | json }}
+{% if view.get('os') == 'routeros' %}
+    # a router keeps no notes: its proxy does
+    - root: {{ (opts['cachedir'] ~ '/mrvpn') | json }}
+{% endif %}
     - order: last

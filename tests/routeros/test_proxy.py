@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,26 @@ def test_the_whole_tree_in_test_mode_then_twice(site: Site, fresh: Router, event
         assert secret not in json.dumps([first, planned, second])
         assert not [event for event in events if secret in str(event.data)]
         assert [name for name, text in logs.items() if secret in text] == []
+
+
+def test_the_proxy_notes_which_view_is_there(site: Site, fresh: Router) -> None:
+    """What `mrvpn.status` compares; a run that fails leaves the note of before."""
+    version = site.run("pillar.show_pillar", "router").data["mrvpn"]["version"]
+    cache = Path(site.salt("router", "config.get", "cachedir"))
+    shutil.rmtree(cache / "mrvpn", ignore_errors=True)
+    fresh.faults.append(Fault("trap", "/interface/wireguard/add"))
+    assert not all(state["result"] for state in site.states("router").values())
+    assert site.salt("router", "routeros.status")["applied"] == {}
+    fresh.faults.clear()
+    assert all(state["result"] for state in site.states("router").values())
+    near = {"instance": "mrvpn", "interface": "wg_tik", "router-id": FAR, "address": FAR, "state": "Full"}
+    fresh.neighbors = lambda: [near]
+    told = site.salt("router", "routeros.status")
+    assert told["applied"]["version"] == version
+    assert [{name: row[name] for name in near} for row in told["neighbors"]] == [near]
+    (peer,) = told["peers"]
+    assert (peer["interface"], peer["preshared-key"]) == ("wg_tik", "*****")
+    fresh.neighbors = None
 
 
 def test_each_state_twice(site: Site, fresh: Router) -> None:

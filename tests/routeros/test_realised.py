@@ -121,6 +121,8 @@ def test_lan_to_lan(
             assert time.monotonic() < deadline, [*told, a.errors, b.errors]
             time.sleep(0.3)
         assert "192.168.20.0/24" in a.inside("vtysh", "-c", "show ip route ospf").stdout
+        neighbors = sessions["a"].call("/routing/ospf/neighbor/print")
+        assert {(row["interface"], row["state"]) for row in neighbors} == {("wg_ab", "Full")}, neighbors
         # the far end answers now: a change that would cut it off is taken back
         order = Order(declared=sections["a"]["rows"], pings=tuple(sections["a"]["pings"]))
         assert reconcile(sessions["a"], order, until(10)).plan.changes == []

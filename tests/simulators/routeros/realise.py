@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.simulators.routeros import values
 from tests.simulators.routeros.router import Router, Row
@@ -68,14 +70,14 @@ class Realised:
             assert time.monotonic() < deadline, "the namespace's holder does not come up"
             time.sleep(0.05)
         self.router.observers.append(self._changed.set)
-        self.router.pinger, self.router.seen = self.ping, self.seen
+        self.router.pinger, self.router.seen, self.router.neighbors = self.ping, self.seen, self.neighbors
         self._changed.set()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.router.observers.remove(self._changed.set)
-        self.router.pinger = self.router.seen = None
+        self.router.pinger = self.router.seen = self.router.neighbors = None
         self._ended = True
         self._changed.set()
         self._thread.join(30)
@@ -118,6 +120,27 @@ class Realised:
                     told["last-handshake"] = values.duration(max(0, int(time.time()) - int(handshake)))
                 return told
         return {}
+
+    def neighbors(self) -> list[Row]:
+        """OSPF's neighbours, as the router prints them."""
+
+        def told(command: str) -> Any:
+            done = self.inside("vtysh", "-c", command, check=False)
+            with contextlib.suppress(ValueError):
+                return json.loads(done.stdout).get("neighbors", {})
+            return {}
+
+        names = {row.get("version", "2"): row["name"] for row in self._rows("/routing/ospf/instance")}
+        found = []
+        for router, entries in dict(told("show ip ospf neighbor json")).items():
+            for entry in entries if isinstance(entries, list) else [entries]:
+                row = {"instance": names.get("2", ""), "router-id": router, "address": entry["ifaceAddress"]}
+                row |= {"interface": entry["ifaceName"].split(":")[0], "state": entry["nbrState"].split("/")[0]}
+                found.append(row)
+        for entry in told("show ipv6 ospf6 neighbor json") or []:
+            row = {"instance": names.get("3", ""), "router-id": entry["neighborId"], "address": "fe80::1"}
+            found.append(row | {"interface": entry["interfaceName"], "state": entry["state"].split("/")[0]})
+        return found
 
     # -- following
 

@@ -100,6 +100,7 @@ class Router:
     reachable: set[str] = field(default_factory=set)  # far ends that answer a ping when the way there is configured
     pinger: Callable[[str], bool] | None = None  # asks a real network instead
     seen: Callable[[Row], Row] | None = None  # what a real network tells of a peer: endpoint, handshake, bytes
+    neighbors: Callable[[], list[Row]] | None = None  # OSPF's, of a real network
     rows: dict[str, list[Row]] = field(default_factory=dict)
     writes: int = 0
     prints: Counter[str] = field(default_factory=Counter)
@@ -333,6 +334,8 @@ class Router:
                 {".id": f"*{n}", "name": s.user.name, "address": s.remote.rpartition(":")[0], "via": "api"}
                 for n, s in enumerate(self.sessions, 1)
             ]
+        if path == "/routing/ospf/neighbor" and self.neighbors:
+            return [{".id": f"*{n:X}", "dynamic": "true", **row} for n, row in enumerate(self.neighbors(), 1)]
         return []
 
     def _connections(self) -> list[Row]:

@@ -195,10 +195,22 @@ def test_routeros_durations(text: str, wanted: int) -> None:
 def test_a_router_answers_in_the_same_shape(network, answers: dict[str, Any]) -> None:
     row = {"interface": "wg_office", "public-key": "k=", "last-handshake": "20s", "rx": "1", "tx": "2"}
     row |= {"current-endpoint-address": "192.0.2.1", "current-endpoint-port": "1"}
-    answers["office"] = hosts.router([row])
-    found = hosts.status(network, answers, {"office": None}, NOW)
-    assert found["retcode"] == 0 and found["hosts"]["office"]["tunnels"]["wg_office"][0]["handshake"] == 20
+    near = {"interface": "wg_office", "router-id": "10.9.23.2", "address": "10.9.23.2", "state": "Full"}
+    six = near | {"address": "fe80::1%wg_office"}
+    told = {"applied": {"version": "v1"}, "peers": [row], "neighbors": [near, six]}
+    answers["office"] = hosts.router(told)
+    found = hosts.status(network, answers, {"office": "v1"}, NOW)
+    office = found["hosts"]["office"]
+    assert found["retcode"] == 0 and office["tunnels"]["wg_office"][0]["handshake"] == 20
+    assert office["ospf"] == {"wg_office": {"10.9.23.2": "Full", "10.9.23.2 (IPv6)": "Full"}}
+    assert office["version"] == office["deployed"] == "v1"
     assert hosts.router("no answer") == "no answer"
+    answers["office"] = hosts.router(told | {"applied": {}, "neighbors": [near | {"state": "ExStart"}]})
+    found = hosts.status(network, answers, {"office": "v1"}, NOW)
+    assert found["problems"] == [
+        "warning: office: was never applied: salt-run mrvpn.apply hosts=office",
+        "warning: office: OSPF on wg_office: 10.9.23.2 is ExStart",
+    ]
 
 
 def test_without_keys_nothing_is_applied() -> None:
