@@ -14,6 +14,8 @@ RESERVED = "net.ipv4.ip_local_reserved_ports"
 UNITS = Path("/etc/systemd/system")
 GUARD_UNIT = UNITS / "mrvpn-host-guard.service"
 GUARD_WANTED = UNITS / "docker.service.requires" / GUARD_UNIT.name
+BOOT_UNIT = UNITS / "mrvpn-containers.service"
+BOOT_WANTED = UNITS / "docker.service.wants" / BOOT_UNIT.name
 # what mrvpn-wireguard puts in front of Docker's forward policy
 FORWARD_MARK = "0x40000/0x40000"
 
@@ -77,6 +79,31 @@ def sysctls(file, values, write=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
     return changes, refused
+
+
+def sysctls_restore(noted, docker, write=False):
+    """
+    Which kernel parameters go back to what they were, ``{parameter: {"old", "new"}}``; with ``write`` they do.
+    ``noted``: what was changed, ``{parameter: {"old", "new"}}``; what somebody has changed since stays.
+
+    docker
+        whether Docker runs here: it forwards for its own containers
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt uk mrvpn_host.sysctls_restore '{"net.ipv4.ip_forward": {"old": "0", "new": "1"}}' docker=False
+    """
+    found = {}
+    for parameter, change in sorted(noted.items()):
+        path = _proc(parameter)
+        if (docker and "forward" in parameter) or not path.exists() or path.read_text().strip() != change["new"]:
+            continue
+        found[parameter] = {"old": change["new"], "new": change["old"]}
+        if write:
+            path.write_text(change["old"] or "\n")
+    return found
 
 
 def guard_matches(script):
@@ -164,8 +191,50 @@ def guard_parts():
 
         salt entry mrvpn_host.guard_parts
     """
-    parts = [str(path) for path in (GUARD_UNIT, GUARD_WANTED) if path.exists() or path.is_symlink()]
+    parts = _there(GUARD_UNIT, GUARD_WANTED)
     return ["nft table inet mrvpn_host", *parts] if guard_present() else parts
+
+
+def boot_parts():
+    """
+    What there is of the unit that starts what Docker gave up, as names.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt uk mrvpn_host.boot_parts
+    """
+    return _there(BOOT_UNIT, BOOT_WANTED)
+
+
+def boot_off():
+    """
+    Takes that unit away.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt uk mrvpn_host.boot_off
+    """
+    parts = boot_parts()
+    _units_off(BOOT_UNIT, BOOT_WANTED)
+    return parts
+
+
+def _there(*paths):
+    return [str(path) for path in paths if path.exists() or path.is_symlink()]
+
+
+def _units_off(unit, wanted):
+    there = _there(unit, wanted)
+    for path in (wanted, unit):
+        path.unlink(missing_ok=True)
+    if wanted.parent.is_dir() and not any(wanted.parent.iterdir()):
+        wanted.parent.rmdir()
+    if there and Path("/run/systemd/system").is_dir():
+        _run("systemctl", "daemon-reload")
 
 
 def guard_off():
@@ -179,14 +248,9 @@ def guard_off():
         salt entry mrvpn_host.guard_off
     """
     parts = guard_parts()
-    for path in (GUARD_WANTED, GUARD_UNIT):
-        path.unlink(missing_ok=True)
-    if GUARD_WANTED.parent.is_dir() and not any(GUARD_WANTED.parent.iterdir()):
-        GUARD_WANTED.parent.rmdir()
+    _units_off(GUARD_UNIT, GUARD_WANTED)
     if guard_present():
         _must("nft", "delete", "table", "inet", "mrvpn_host")
-    if len(parts) > guard_present() and Path("/run/systemd/system").is_dir():
-        _run("systemctl", "daemon-reload")
     return parts
 
 

@@ -14,9 +14,7 @@ base:
 {% if firezone %}
     - mrvpn.gateway
 {% endif %}
-{% if view['host_guard'] is not none %}
     - mrvpn.host
-{% endif %}
 {% if view['country_database'] is not none %}
     - mrvpn.country
 {% endif %}

@@ -3,15 +3,11 @@
 include:
   - mrvpn.docker
   - mrvpn.tunnel
+  - mrvpn.host
 {% if view['gateway'] is not none and view['gateway']['kind'] == 'firezone' %}
   - mrvpn.gateway
 {% endif %}
 
-{% if view['host_guard'] is none %}
-no host guard:
-  mrvpn.no_host_guard: []
-
-{% endif %}
 mrvpn project:
   mrvpn_compose.deployed:
     - name: {{ view['root'] }}

@@ -1,8 +1,8 @@
-# The host's own rules stand before Docker's, now and after every boot: nothing un-NATed leaves the gateway's bridge, and what
-# arrives at a published port before its container does leaves no trace in the connection table.
+# What the host itself runs of MRVPN, now and at every boot: its rules before Docker's (nothing un-NATed leaves the gateway's bridge,
+# and what arrives at a published port before its container does leaves no trace in the connection table), and after Docker the
+# containers that it gave up.
 {% set view = pillar['mrvpn'] %}
-{% set script = view['root'] ~ '/bin/mrvpn-host-guard' %}
-{% set unit = '/etc/systemd/system/mrvpn-host-guard.service' %}
+{% set units = '/etc/systemd/system' %}
 include:
   - mrvpn.keys
 
@@ -11,14 +11,18 @@ mrvpn host files:
     - name: {{ view['root'] }}
     - failhard: True
 
-{{ script }}:
+{% if view['host_guard'] is none %}
+no host guard:
+  mrvpn.no_host_guard: []
+{% else %}
+{{ view['root'] }}/bin/mrvpn-host-guard:
   mrvpn.host_guard:
     - running: True
     - failhard: True
     - require:
       - mrvpn_tree: mrvpn host files
 
-{{ unit }}:
+{{ units }}/mrvpn-host-guard.service:
   file.managed:
     - source: salt://mrvpn/host/files/mrvpn-host-guard.service.j2
     - template: jinja
@@ -28,9 +32,26 @@ mrvpn host files:
     - makedirs: True
 
 # required, not wanted: without these rules Docker does not start
-/etc/systemd/system/docker.service.requires/mrvpn-host-guard.service:
+{{ units }}/docker.service.requires/mrvpn-host-guard.service:
   file.symlink:
-    - target: {{ unit }}
+    - target: {{ units }}/mrvpn-host-guard.service
     - makedirs: True
     - require:
-      - file: {{ unit }}
+      - file: {{ units }}/mrvpn-host-guard.service
+{% endif %}
+
+{{ units }}/mrvpn-containers.service:
+  file.managed:
+    - source: salt://mrvpn/host/files/mrvpn-containers.service.j2
+    - template: jinja
+    - context:
+        root: {{ view['root'] }}
+    - mode: "0644"
+    - makedirs: True
+
+{{ units }}/docker.service.wants/mrvpn-containers.service:
+  file.symlink:
+    - target: {{ units }}/mrvpn-containers.service
+    - makedirs: True
+    - require:
+      - file: {{ units }}/mrvpn-containers.service
