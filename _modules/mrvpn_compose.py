@@ -25,6 +25,7 @@ PROJECT = "mrvpn"
 MAIN = "docker-compose.yml"
 HEALTHY_WITHIN = 60  # seconds
 LAST_LINES = 8
+NEW_IMAGE = "its image changed"
 
 
 def _compose(root, *arguments, files=None, timeout=600):
@@ -87,7 +88,7 @@ def _hashes(root, files, record):
 
 
 def _images(files):
-    """The id of the image that each service should run, None where this host has none of that name."""
+    """The image that each service should run: ``{"name", "id", "command"}``; id None where this host has none of it."""
     ids, found = {}, {}
     for file in _compose_files(files):
         for service, definition in (yaml.safe_load(file["text"]).get("services") or {}).items():
@@ -95,8 +96,17 @@ def _images(files):
             if name:
                 if name not in ids:
                     ids[name] = __salt__["mrvpn_docker.image"](name)
-                found[service] = ids[name]
+                command = (definition.get("command") or [None])[0]
+                found[service] = {"name": name, "id": ids[name], "command": command}
     return found
+
+
+def _runs(container, image):
+    """Whether a container runs the image it should: ``same``, ``as good`` (what differs is not its), ``another``."""
+    if container["image"] == image["id"]:
+        return "same"
+    as_good = __salt__["mrvpn_image.as_good"](image["command"], container["image"], image["id"] or "")
+    return "as good" if as_good else "another"
 
 
 def _joined(container, have):
@@ -116,8 +126,8 @@ def _why(service, wanted, have, images, record):
     have_hash = known.get("config") if known.get("id") == container["id"] else container["hash"]
     if have_hash != wanted:
         return "recreated", "its definition changed"
-    if container["image"] != images.get(service):
-        return "recreated", "its image changed"
+    if _runs(container, images[service]) == "another":
+        return "recreated", NEW_IMAGE
     if not container["running"]:
         return "started", "it did not run"
     return None
@@ -171,16 +181,24 @@ def _changes(root, files):
     }
 
 
+def _mended(strays):
+    words = {True: "takes its name", False: "taken away"}
+    return {name: f"left by an interrupted run: {words[stray['alone']]}" for name, stray in sorted(strays.items())}
+
+
 def plan(view):
     """
-    What a deployment would change: ``{"files": {path: what}, "created"|"recreated"|"started"|"moved"|"removed":
-    {service: why}, "reloaded": {service: how}}``; empty when nothing would. Checks the compose tree with ``docker
-    compose config``.
+    What a deployment would change: ``{"files": {path: what}, "created"|"recreated"|"started"|"moved"|"removed"|
+    "mended": {service: why}, "reloaded": {service: how}}``; empty when nothing would. Checks the compose tree with
+    ``docker compose config``.
     """
     root = view["root"]
     files = __salt__["mrvpn_tree.render"](view)
     record = _record(root)
     found = {}
+    strays = __salt__["mrvpn_docker.strays"](PROJECT)
+    if strays:
+        found["mended"] = _mended(strays)
     changes = _changes(root, files)
     if changes:
         found["files"] = changes
@@ -205,18 +223,25 @@ def deploy(view):
     files = __salt__["mrvpn_tree.render"](view)
     record = _record(root)
     hashes = _hashes(root, files, record)  # raises before anything is touched
+    strays = __salt__["mrvpn_docker.settle_strays"](PROJECT)
     before = __salt__["mrvpn_docker.containers"](PROJECT)
-    containers = _containers_plan(hashes, before, _images(files), record)
-    done = {}
+    images = _images(files)
+    containers = _containers_plan(hashes, before, images, record)
+    done = {"mended": _mended(strays)} if strays else {}
     changes = _changes(root, files)
     if changes:
         __salt__["mrvpn_tree.put"](root, files, changes)
         done["files"] = changes
     if containers:
+        kept = any(_runs(before[service], images[service]) == "as good" for service in before.keys() & images.keys())
         try:
-            _up(root, hashes, containers, before)
+            for service in _one_by_one(containers, before):
+                _renew(root, service, before[service]["image"], images[service]["name"])
+            _up(root, hashes, containers, before, kept)
         except CommandExecutionError as error:
-            _back(root, changes)
+            _back(root, changes, kept)
+            _note_back(record, before, _one_by_one(containers, before), bool(changes))
+            _remember(root, record)
             raise CommandExecutionError(f"{error}\nthe configuration of before was put back") from None
     after = __salt__["mrvpn_docker.containers"](PROJECT) if containers else before
     observed = _observed(before, after, containers)
@@ -238,34 +263,70 @@ def deploy(view):
     return done
 
 
-def _up(root, hashes, containers, have):
+def _one_by_one(containers, have):
+    """Services that only get a newer image and whose namespace's owner stays: the others go on while one is away."""
+    recreated = containers.get("recreated", {})
+    shares = {s: "host" if c["network_mode"] == "host" else _joined(c, have) for s, c in have.items()}
+    newer = [service for service, why in recreated.items() if why == NEW_IMAGE and shares[service]]
+    return [service for service in newer if shares[service] not in recreated]
+
+
+def _renew(root, service, old, name):
+    """Makes a service's container anew and looks that it is well; with what it had before where it is not."""
+    again = ("up", "--detach", "--no-deps", "--force-recreate", service)
+    try:
+        _compose(root, *again)
+        _settle([service])
+    except CommandExecutionError as error:
+        new = __salt__["mrvpn_docker.image"](name)
+        __salt__["mrvpn_docker.command"]("tag", new, f"{name}-refused")
+        __salt__["mrvpn_docker.command"]("tag", old, name)
+        _compose(root, *again)
+        raise CommandExecutionError(
+            f"{error}\n{service} runs with the image of before again, which is {name}; the newer one is {name}-refused"
+        ) from None
+
+
+def _up(root, hashes, containers, have, kept):
+    """``kept``: containers of an older image stay that Compose, which compares ids alone, would recreate."""
     moved = sorted(containers.get("moved", {}))
+    removed = [have[service]["id"] for service in containers.get("removed", {})]
     if not hashes:
         # nothing of ours is left in the description: there is no file to `up` any more
-        gone = [have[service]["id"] for service in containers.get("removed", {})]
-        __salt__["mrvpn_docker.take_away"](gone, __salt__["mrvpn_docker.networks"](PROJECT))
+        __salt__["mrvpn_docker.take_away"](removed, __salt__["mrvpn_docker.networks"](PROJECT))
         return
-    if set(containers) - {"moved"}:
+    now = __salt__["mrvpn_docker.containers"](PROJECT)
+    changed = {service for verb in ("created", "recreated", "started") for service in containers.get(verb, {})}
+    # what was made anew one by one is there already
+    todo = sorted(service for service in changed if now.get(service, {}).get("id") == have.get(service, {}).get("id"))
+    if kept:
+        __salt__["mrvpn_docker.take_away"](removed)
+        owners = [service for service in todo if service not in have or _joined(have[service], have) is None]
+        for services in (owners, [service for service in todo if service not in owners]):
+            if services:
+                _compose(root, "up", "--detach", "--no-deps", "--quiet-pull", *services)
+                _settle(services)
+    elif todo or removed:
         _compose(root, "up", "--detach", "--remove-orphans", "--quiet-pull")
     if moved:
         _compose(root, "up", "--detach", "--no-deps", "--force-recreate", *moved)
 
 
-def _back(root, changes):
+def _back(root, changes, kept):
     __salt__["mrvpn_tree.put_back"](root, changes)
     if (Path(root) / MAIN).exists():
         with contextlib.suppress(CommandExecutionError):  # the first error is the one to tell
-            _compose(root, "up", "--detach", "--remove-orphans")
+            _compose(root, "up", "--detach", "--remove-orphans", *(["--no-recreate"] if kept else []))
 
 
-def _settle(hashes):
-    """Waits until every container is healthy; raises with the last lines of the log of what is not."""
+def _settle(services):
+    """Waits until these services are healthy; raises with the last lines of the log of what is not."""
     deadline = time.monotonic() + HEALTHY_WITHIN
     while True:
         have = __salt__["mrvpn_docker.containers"](PROJECT)
         waiting = {
             service: have[service]
-            for service in hashes.keys() & have.keys()
+            for service in have.keys() & set(services)
             if not (have[service]["running"] and have[service]["health"] in (None, "healthy"))
         }
         if not waiting:
@@ -313,6 +374,20 @@ def _note(record, files, hashes, after, fresh):
             live = __salt__["mrvpn_tree.live_hash"](files, service)
         services[service] = {**known, "id": container["id"], "config": hashes[service], "live": live}
     record["services"] = services
+
+
+def _note_back(record, before, services, files):
+    """
+    After a failure: containers that were made anew from the definition of before are known by their new ids.
+
+    ``files``: some have changed and were put back; nobody knows which of them a container had read.
+    """
+    have = __salt__["mrvpn_docker.containers"](PROJECT)
+    for service in services:
+        known = record["services"].get(service, {})
+        if service in have and known.get("id") == before[service]["id"]:
+            known["id"] = have[service]["id"]
+            known["live"] = None if files else known["live"]
 
 
 def taken_over(root, service, live=None):

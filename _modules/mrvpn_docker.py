@@ -5,7 +5,6 @@ Knows: the Engine's API on its socket, the compose plugin, daemon.json. Must not
 each, where the client takes fifty.
 """
 
-import hashlib
 import http.client
 import json
 import os
@@ -18,6 +17,8 @@ from pathlib import Path
 from salt.exceptions import CommandExecutionError
 
 PROJECT = "mrvpn"
+# the name that Compose gives a container until the one whose place it takes is gone
+TEMPORARY = re.compile(r"[0-9a-f]{12}_(.+)")
 
 
 class _Connection(http.client.HTTPConnection):
@@ -113,6 +114,56 @@ def too_old(min_engine, min_compose):
     return found
 
 
+def _listed(project):
+    wanted = urllib.parse.quote(json.dumps({"label": [f"com.docker.compose.project={project}"]}))
+    listed = _get(f"/containers/json?all=1&filters={wanted}")
+    return [short for short in listed if short["Labels"].get("com.docker.compose.oneoff") != "True"]
+
+
+def _strays(listed):
+    names = {short["Names"][0].lstrip("/"): short["Id"] for short in listed if short["Names"]}
+    found, taken = {}, set(names)
+    for name, id_ in names.items():  # the newest first
+        temporary = TEMPORARY.fullmatch(name)
+        if temporary:
+            found[name] = {"id": id_, "of": temporary[1], "alone": temporary[1] not in taken}
+            taken.add(temporary[1])
+    return found
+
+
+def strays(project=PROJECT):
+    """
+    Containers that a `docker compose up` left under a temporary name when it was killed, ``{name: {"id", "of",
+    "alone"}}``: whose place they were to take, and whether nobody has that place now.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.strays
+    """
+    return _strays(_listed(project))
+
+
+def settle_strays(project=PROJECT):
+    """
+    Gives a stray the name that it was to have where that is free, takes it away where it is not; returns ``strays``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.settle_strays
+    """
+    found = strays(project)
+    for stray in found.values():
+        if stray["alone"]:
+            command("rename", stray["id"], stray["of"])
+        else:
+            command("rm", "--force", stray["id"])
+    return found
+
+
 def containers(project=PROJECT):
     """
     The project's containers by service: id, name, image, running, started, pid, hash (compose's), network_mode,
@@ -127,10 +178,11 @@ def containers(project=PROJECT):
 
         salt '*' mrvpn_docker.containers
     """
-    wanted = urllib.parse.quote(json.dumps({"label": [f"com.docker.compose.project={project}"]}))
     found = {}
-    for short in _get(f"/containers/json?all=1&filters={wanted}"):
-        if short["Labels"].get("com.docker.compose.oneoff") == "True":
+    listed = _listed(project)
+    superfluous = {stray["id"] for stray in _strays(listed).values() if not stray["alone"]}
+    for short in listed:
+        if short["Id"] in superfluous:
             continue
         full = _get(f"/containers/{short['Id']}/json")
         if full is None:  # gone in between
@@ -197,12 +249,12 @@ def take_away(containers, networks=(), volumes=()):
         salt '*' mrvpn_docker.take_away '[wg_uk]'
     """
     if containers:
-        _docker("stop", "--time", "5", *containers)
-        _docker("rm", "--force", *containers)
+        command("stop", "--time", "5", *containers)
+        command("rm", "--force", *containers)
     for network in networks:
-        _docker("network", "rm", network)
+        command("network", "rm", network)
     for volume in volumes:
-        _docker("volume", "rm", volume)
+        command("volume", "rm", volume)
     return True
 
 
@@ -233,13 +285,6 @@ def image(name):
     return found["Id"] if found else None
 
 
-def _docker(*arguments, timeout=1800):
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout)
-    if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        raise CommandExecutionError(f"docker {arguments[0]}: " + "\n".join(lines[-8:]))
-
-
 def pull(name):
     """
     Pulls an image.
@@ -250,90 +295,39 @@ def pull(name):
 
         salt '*' mrvpn_docker.pull mrvpn:0.1.0
     """
-    _docker("pull", "--quiet", name)
+    command("pull", "--quiet", name)
     return True
 
 
-def build(name, context):
+def labels(name):
     """
-    Builds the image from ``<context>/image/Dockerfile``.
+    The labels of an image, by name or id; empty where there is no such image.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt '*' mrvpn_docker.build mrvpn:0.1.0 /opt/mrvpn/build
+        salt '*' mrvpn_docker.labels mrvpn:0.1.0
     """
-    _docker("build", "--quiet", "--tag", name, "--file", f"{context}/image/Dockerfile", context)
-    return True
-
-
-def _content(context):
-    """One hash over what an image is built from: paths and bytes, compiled Python left out."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(context).rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            digest.update(f"{path.relative_to(context)}\0{path.stat().st_mode & 0o111:o}\0".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _parts_of(name):
-    """What an image consists of, ``{package: version}`` and its sources' hash; nothing where there is no such image."""
     found = _get(f"/images/{urllib.parse.quote(name, safe='/:')}/json")
-    if found is None:
-        return {}
-    command = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "dpkg-query", name, "--show"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return ((found or {}).get("Config") or {}).get("Labels") or {}
+
+
+def command(*arguments, stdin=None, timeout=1800):
+    """
+    Runs ``docker ARGUMENTS``; an error has its last lines. Returns what it printed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.command tag mrvpn:0.1.0 mrvpn:kept
+    """
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=timeout, input=stdin)
     if done.returncode:
-        raise CommandExecutionError(f"{name}: dpkg-query: {done.stderr.strip()[-300:]}")
-    parts = dict(line.split("\t") for line in done.stdout.splitlines() if "\t" in line)
-    sources = ((found.get("Config") or {}).get("Labels") or {}).get("mrvpn.sources")
-    return parts | ({"MRVPN": sources[:16]} if sources else {})
-
-
-def rebuild(name, context, pull=True):
-    """
-    Builds the image anew from today's packages and returns what differs, ``{package: {"old", "new"}}``; where nothing
-    does the image of before stays, and with it every container.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mrvpn_docker.rebuild mrvpn:0.1.0 /opt/mrvpn/build
-    """
-    aside = f"{name}-next"
-    fresh = ["--pull"] if pull else []
-    label = f"mrvpn.sources={_content(context)}"
-    dockerfile = f"{context}/image/Dockerfile"
-    _docker("build", "--quiet", "--no-cache", *fresh, "--label", label, "--tag", aside, "--file", dockerfile, context)
-    old, new = _parts_of(name), _parts_of(aside)
-    changes = {
-        part: {"old": old.get(part, ""), "new": new.get(part, "")}
-        for part in sorted(old.keys() | new.keys())
-        if old.get(part) != new.get(part)
-    }
-    if changes:
-        _docker("tag", aside, name)
-    _docker("rmi", aside)
-    return changes
-
-
-def refresh(name):
-    """
-    Pulls an image again and returns ``{"image": {"old", "new"}}`` where its tag leads to another one now.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt '*' mrvpn_docker.refresh caddy:2
-    """
-    old = image(name)
-    pull(name)
-    new = image(name)
-    return {} if old == new else {"image": {"old": old, "new": new}}
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise CommandExecutionError(f"docker {arguments[0]}: " + "\n".join(lines[-8:]))
+    return done.stdout
 
 
 def exec_in(container, *command, timeout=60, env_file=None):
@@ -383,6 +377,51 @@ def daemon_config(values, path="/etc/docker/daemon.json", write=False):
         new.write_text(json.dumps({**have, **values}, indent=2) + "\n")
         os.replace(new, file)
     return changes
+
+
+def daemon_restore(noted, path="/etc/docker/daemon.json", write=False):
+    """
+    Which keys of daemon.json go back to what they were, ``{key: {"old", "new"}}``; with ``write`` they do. ``noted``:
+    what was changed, ``{key: {"old", "new"}}``; a key that somebody has changed since stays.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.daemon_restore '{"ip6tables": {"old": null, "new": true}}'
+    """
+    file = Path(path)
+    try:
+        have = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    ours = {key: change for key, change in noted.items() if have.get(key) == change["new"] != change["old"]}
+    if ours and write:
+        kept = {key: value for key, value in have.items() if key not in ours}
+        kept |= {key: change["old"] for key, change in ours.items() if change["old"] is not None}
+        if kept:
+            new = file.with_name(file.name + ".mrvpn-next")
+            new.write_text(json.dumps(kept, indent=2) + "\n")
+            os.replace(new, file)
+        else:
+            file.unlink()
+    return {key: {"old": change["new"], "new": change["old"]} for key, change in ours.items()}
+
+
+def unused(leaving=(), pattern="mrvpn:*"):
+    """
+    Names of images like ``pattern`` that no container uses but those that are leaving (ids).
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.unused
+    """
+    used = {short["ImageID"] for short in _get("/containers/json?all=1") if short["Id"] not in leaving}
+    wanted = urllib.parse.quote(json.dumps({"reference": [pattern]}))
+    images = [image for image in _get(f"/images/json?filters={wanted}") if image["Id"] not in used]
+    return sorted(tag for image in images for tag in image["RepoTags"] or [])
 
 
 def restart():

@@ -7,7 +7,7 @@ handed on, so that its secrets stay out of rendered states.
 
 from salt.exceptions import CommandExecutionError
 
-WORDS = ("created", "recreated", "started", "moved", "removed", "reloaded")
+WORDS = ("created", "recreated", "started", "moved", "removed", "mended", "reloaded")
 
 
 def _told(found):
@@ -29,7 +29,7 @@ def deployed(name):
     try:
         act = __salt__["mrvpn_compose.plan" if __opts__["test"] else "mrvpn_compose.deploy"]
         found = act(view)
-    except CommandExecutionError as error:
+    except (CommandExecutionError, OSError) as error:
         ret.update(result=False, comment=str(error))
         return ret
     if found:

@@ -1,6 +1,6 @@
 """States of Docker itself: there, new enough, configured, with the image.
 
-Knows: mrvpn_docker. Must not know: what runs in the containers.
+Knows: mrvpn_docker, mrvpn_image. Must not know: what runs in the containers.
 """
 
 from salt.exceptions import CommandExecutionError
@@ -31,27 +31,32 @@ def engine(name, min_engine, min_compose, manage, source="distribution"):
                 return _result(name, f"would be installed ({told})", changes, result=None)
             changes = __salt__["mrvpn_engine.install"](sorted(lacking), source)
         old = __salt__["mrvpn_docker.too_old"](min_engine, min_compose)
-    except CommandExecutionError as error:
+    except (CommandExecutionError, OSError) as error:
         return _result(name, str(error), changes, result=False)
     if old:
         return _result(name, "; ".join(old), changes, result=False)
     return _result(name, "new enough", changes)
 
 
-def daemon_config(name, values):
+def daemon_config(name, values, root):
     """
     Merges keys into daemon.json (the file ``name``), all others kept. Docker is restarted by us only where nothing
     runs on it.
+
+    root
+        MRVPN's folder, where it is noted what stood there before
     """
     try:
-        changes = __salt__["mrvpn_docker.daemon_config"](values, name, write=not __opts__["test"])
+        changes = __salt__["mrvpn_docker.daemon_config"](values, name)
         if not changes:
             return _result(name, "in place")
         if __opts__["test"]:
             return _result(name, "would be merged; they take effect when Docker restarts", changes, result=None)
+        __salt__["mrvpn_before.note"](root, "daemon", changes)
+        __salt__["mrvpn_docker.daemon_config"](values, name, write=True)
         if not __salt__["mrvpn_docker.running"]() and __salt__["mrvpn_docker.restart"]():
             return _result(name, "merged, Docker restarted", changes)
-    except CommandExecutionError as error:
+    except (CommandExecutionError, OSError) as error:
         return _result(name, str(error), result=False)
     comment = (
         "merged; they take effect when Docker restarts, which stops its containers for a moment: do it when it suits"
@@ -77,8 +82,8 @@ def image(name, source, context):
         if source == "pull":
             __salt__["mrvpn_docker.pull"](name)
         else:
-            __salt__["mrvpn_docker.build"](name, context)
-    except CommandExecutionError as error:
+            __salt__["mrvpn_image.build"](name, context)
+    except (CommandExecutionError, OSError) as error:
         return _result(name, str(error), result=False)
     return _result(name, f"made: {source}", changes)
 
@@ -98,9 +103,9 @@ def rebuilt(name, image, source, context, pull=True):
         if __opts__["test"]:
             return _result(name, "would be made anew; what differs is known then", {"image": source}, result=None)
         if source == "pull":
-            changes = __salt__["mrvpn_docker.refresh"](image)
+            changes = __salt__["mrvpn_image.refresh"](image)
         else:
-            changes = __salt__["mrvpn_docker.rebuild"](image, context, pull)
-    except CommandExecutionError as error:
+            changes = __salt__["mrvpn_image.rebuild"](image, context, pull)
+    except (CommandExecutionError, OSError) as error:
         return _result(name, str(error), result=False)
     return _result(name, f"{len(changes)} parts differ" if changes else "nothing newer", changes)

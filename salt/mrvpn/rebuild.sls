@@ -1,6 +1,7 @@
 # salt HOST state.apply mrvpn.rebuild
-# Security updates: images are made anew aside while everything runs, compared, and taken over only where they differ. Containers of
-# other images, and all of them where nothing differs, go on untouched. Versions themselves are raised in mrvpn/views/images.py.
+# Security updates: images are made anew aside while everything runs, compared, and taken over only where they differ. Of our own
+# image only the containers move whose command runs on what differs, one after another, each looked at before the next; a gateway or
+# tunnel that owns a namespace only where its own packages changed. Versions themselves are raised in mrvpn/views/images.py.
 {% set view = pillar['mrvpn'] %}
 include:
   - mrvpn.compose

@@ -73,7 +73,7 @@ def minion_with_root() -> Callable[[Any, str, Path, Path], Any]:
     return make
 
 
-def _actors_image(folder: Path) -> Path:
+def _actors_image(folder: Path) -> None:
     """A root file system with a shell, a few tools and the actor under the names of the image's commands."""
     root = folder / "rootfs"
     (root / "bin").mkdir(parents=True)
@@ -91,7 +91,6 @@ def _actors_image(folder: Path) -> Path:
         (root / "bin" / name).chmod(0o755)
     for name in ("tmp", "proc", "sys", "dev", "etc", "run"):
         (root / name).mkdir(exist_ok=True)
-    return root
 
 
 class DockerHost:
@@ -124,7 +123,13 @@ class DockerHost:
             assert self.process.poll() is None, (self.folder / "dockerd.log").read_text()[-2000:]
             assert time.monotonic() < deadline, "dockerd does not answer"
             time.sleep(0.1)
-        tar = subprocess.run(["tar", "-C", str(_actors_image(self.folder)), "-c", "."], capture_output=True, check=True)
+        _actors_image(self.folder)
+        self.load()
+
+    def load(self) -> None:
+        """Loads the acted image."""
+        rootfs = str(self.folder / "rootfs")
+        tar = subprocess.run(["tar", "-C", rootfs, "-c", "."], capture_output=True, check=True)
         self.docker("import", "-", "mrvpn:0.1.0", stdin=tar.stdout)
 
     def docker(self, *arguments: str, check: bool = True, stdin: bytes | None = None) -> Done:

@@ -207,7 +207,79 @@ def test_an_exit_and_what_docker_refuses(managed: Callable[..., Managed]) -> Non
     assert uk.good("test=true")[PROJECT]["removed"].keys() == {"wg_uk", "wg_uk_frr"}
     assert uk.good()[PROJECT]["removed"].keys() == {"wg_uk", "wg_uk_frr"}
     assert docker.ids() == {}
-    assert [path for path in uk.root.rglob("*") if path.is_file() and ".mrvpn" not in path.parts] == []
+    left = [path for path in uk.root.rglob("*") if path.is_file() and ".mrvpn" not in path.parts]
+    assert left == [uk.root / "bin" / "mrvpn-containers"], "what every host has"
+
+
+def test_what_a_killed_compose_left_is_mended(managed: Callable[..., Managed]) -> None:
+    """Compose makes the new container under a temporary name, removes the old one, renames: killed, it leaves two."""
+    uk = managed("uk")
+    docker = uk.docker
+    uk.good()
+    before = docker.ids()
+
+    # killed before the old one went: a second container with the labels of the first
+    (label,) = [
+        word
+        for word in docker.docker("inspect", "-f", "{{json .Config.Labels}}", "wg_uk_frr").stdout.splitlines()
+        if word
+    ]
+    labels = [part for key, value in rig.json.loads(label).items() for part in ("--label", f"{key}={value}")]
+    twin = f"{before['wg_uk_frr'][:12]}_wg_uk_frr"
+    docker.docker("create", "--name", twin, *labels, "mrvpn:0.1.0", "sleep", "600")
+    foretold = uk.good("test=true")[PROJECT]
+    assert foretold == {"mended": {twin: "left by an interrupted run: taken away"}}
+    assert uk.good()[PROJECT] == foretold
+    assert docker.ids() == before
+
+    # killed after it: the new one has the temporary name still
+    docker.docker("rename", "wg_uk_frr", twin)
+    foretold = uk.good("test=true")[PROJECT]
+    assert foretold == {"mended": {twin: "left by an interrupted run: takes its name"}}
+    assert uk.good()[PROJECT] == foretold
+    assert docker.ids() == before
+    assert uk.good() == {}
+
+
+def test_what_docker_gave_up_is_started_and_what_somebody_stopped_is_not(managed: Callable[..., Managed]) -> None:
+    """Docker starts each container once when it starts: one that came before its namespace's owner stays down."""
+    uk = managed("uk")
+    docker = uk.docker
+    uk.good()
+    docker.docker("stop", "--time", "1", "wg_uk_frr", "wg_uk")
+    assert docker.docker("start", "wg_uk_frr", check=False).returncode, "its owner does not run"
+    units = uk.folder / "etc2"
+    assert (units / "docker.service.wants" / "mrvpn-containers.service").is_symlink()
+    assert f"ExecStart={uk.root}/bin/mrvpn-containers\n" in (units / "mrvpn-containers.service").read_text()
+    script = ["env", f"DOCKER_HOST=unix://{docker.socket}", str(uk.root / "bin" / "mrvpn-containers")]
+    boot = subprocess.Popen(script, stderr=subprocess.PIPE, text=True)
+    time.sleep(2)
+    assert boot.poll() is None, "it waits for the owner"
+    docker.docker("start", "wg_uk")
+    assert boot.wait(30) == 0
+    assert uk.namespace("wg_uk_frr") == uk.namespace("wg_uk") != 0
+    docker.docker("stop", "--time", "1", "wg_uk_frr")
+    subprocess.run(script, check=True, timeout=30)
+    assert docker.pid("wg_uk_frr") == 0, "stopped by hand"
+
+
+def test_a_spoiled_file_is_replaced_only_by_a_tree_that_docker_accepts(managed: Callable[..., Managed]) -> None:
+    uk = managed("uk")
+    uk.good()
+    before = uk.docker.ids()
+    file = uk.root / "wg_tunnels" / "wg_uk" / "docker-compose.yml"
+    file.write_text("services: [no compose file")
+    port = uk.view["tunnels"]["wg_uk"]["listen_port"]
+    uk.view["tunnels"]["wg_uk"]["listen_port"] = "no port"
+    failed = uk.apply()[PROJECT]
+    assert failed["result"] is False and "docker compose config" in failed["comment"] and "no port" in failed["comment"]
+    assert file.read_text() == "services: [no compose file"
+    uk.view["tunnels"]["wg_uk"]["listen_port"] = port
+    assert (
+        "-services: [no compose file" in uk.good("test=true")[PROJECT]["files"]["wg_tunnels/wg_uk/docker-compose.yml"]
+    )
+    assert uk.good()[PROJECT].keys() == {"files"}
+    assert uk.docker.ids() == before and "no compose file" not in file.read_text()
 
 
 def test_a_missing_image_stops_before_anything_is_written(managed: Callable[..., Managed]) -> None:
