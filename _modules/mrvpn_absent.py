@@ -3,17 +3,20 @@
 Knows: the marks that MRVPN leaves on a host (its compose project, its manifest, its rules). Must not know: the
 description, the pillar: it works from what it finds, also where nothing describes this host any more.
 
-Docker itself, its daemon.json and kernel parameters in force stay as they are: other programs may live on them.
+Docker itself stays, and forwarding with it: other programs may live on them. What MRVPN has changed of daemon.json and
+of the kernel's parameters goes back to what mrvpn_before has noted, where nobody has changed it since.
 """
 
 import json
 import shutil
 from pathlib import Path
 
-from salt.exceptions import CommandExecutionError
+from salt.exceptions import CommandExecutionError, SaltException
 
 SYSCTLS = Path("/etc/sysctl.d/60-mrvpn.conf")
+DAEMON = "/etc/docker/daemon.json"
 OURS = (".mrvpn", "build")  # beside what the manifest names
+MINE = ("mrvpn_public_keys", "mrvpn_address")
 
 
 def _manifest(root):
@@ -44,6 +47,32 @@ def _docker(root):
         return {}, [], []
 
 
+def _given_back(root, write=False):
+    """What goes back to what it was, as text."""
+    before = __salt__["mrvpn_before.told"](root)
+    text = before.get("daemon text", {}).get(DAEMON, {}).get("old")
+    daemon = __salt__["mrvpn_docker.daemon_restore"](before.get("daemon", {}), text, DAEMON, write=write)
+    docker = bool(shutil.which("dockerd"))
+    sysctls = __salt__["mrvpn_host.sysctls_restore"](before.get("sysctl", {}), docker, write=write)
+    told = {f"daemon.json: {key}": change for key, change in daemon.items()} | sysctls
+    return [f"{what} = {change['new'] if change['new'] is not None else '(none)'}" for what, change in told.items()]
+
+
+def _mine():
+    """What the master's mine has of this host."""
+    try:
+        return [name for name in MINE if (__salt__["mine.get"](__opts__["id"], name) or {}).get(__opts__["id"])]
+    except SaltException:
+        return []  # no master to ask
+
+
+def _images(leaving):
+    try:
+        return __salt__["mrvpn_docker.unused"](leaving)
+    except CommandExecutionError:
+        return []
+
+
 def _tunnels(root, containers):
     """Tunnels that may have left something in the host's own namespace."""
     hosts = {service for service, container in containers.items() if container["network_mode"] == "host"}
@@ -71,6 +100,7 @@ def found(root, purge=False):
     """
     containers, networks, volumes = _docker(root)
     rules = [*__salt__["mrvpn_host.guard_parts"](), *__salt__["mrvpn_host.forward_rules"]()]
+    rules += __salt__["mrvpn_host.boot_parts"]()
     for name in _tunnels(root, containers):
         rules += __salt__["mrvpn_host.tunnel_parts"](name)
     kinds = {
@@ -78,8 +108,11 @@ def found(root, purge=False):
         "networks": networks,
         "volumes": volumes if purge else [],
         "rules": rules,
+        "given back": _given_back(root),
+        "mine": _mine() if purge else [],
         "files": _paths(root, purge) + ([str(SYSCTLS)] if SYSCTLS.exists() else []),
     }
+    kinds["images"] = _images([container["id"] for container in containers.values()]) if purge else []
     return {kind: names for kind, names in kinds.items() if names}
 
 
@@ -104,7 +137,13 @@ def take_off(root, purge=False):
         __salt__["mrvpn_host.tunnel_off"](name)
     __salt__["mrvpn_host.forward_rules_off"]()
     __salt__["mrvpn_host.guard_off"]()
+    __salt__["mrvpn_host.boot_off"]()
     SYSCTLS.unlink(missing_ok=True)
+    _given_back(root, write=True)
+    for name in gone.get("images", []):
+        __salt__["mrvpn_docker.command"]("rmi", name)
+    for name in gone.get("mine", []):
+        __salt__["mine.delete"](name)
     base = Path(root)
     for name in [name for name in _paths(root, purge) if name not in OURS]:
         _remove(base, name)

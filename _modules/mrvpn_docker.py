@@ -373,16 +373,40 @@ def daemon_config(values, path="/etc/docker/daemon.json", write=False):
     changes = {key: {"old": have.get(key), "new": value} for key, value in values.items() if have.get(key) != value}
     if changes and write:
         file.parent.mkdir(parents=True, exist_ok=True)
-        new = file.with_name(file.name + ".mrvpn-next")
-        new.write_text(json.dumps({**have, **values}, indent=2) + "\n")
-        os.replace(new, file)
+        _replace(file, json.dumps({**have, **values}, indent=2) + "\n")
     return changes
 
 
-def daemon_restore(noted, path="/etc/docker/daemon.json", write=False):
+def _replace(file, text):
+    """Writes a file by a rename; it keeps the mode it has."""
+    new = file.with_name(file.name + ".mrvpn-next")
+    new.touch(mode=0o600)
+    new.write_text(text)
+    new.chmod(file.stat().st_mode & 0o777 if file.exists() else 0o644)
+    os.replace(new, file)
+
+
+def daemon_text(path="/etc/docker/daemon.json"):
+    """
+    What stands in daemon.json; None where there is none.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' mrvpn_docker.daemon_text
+    """
+    file = Path(path)
+    return file.read_text() if file.exists() else None
+
+
+def daemon_restore(noted, text=None, path="/etc/docker/daemon.json", write=False):
     """
     Which keys of daemon.json go back to what they were, ``{key: {"old", "new"}}``; with ``write`` they do. ``noted``:
     what was changed, ``{key: {"old", "new"}}``; a key that somebody has changed since stays.
+
+    text
+        the file of then, which comes back byte for byte where it says what would be left
 
     CLI Example:
 
@@ -399,12 +423,11 @@ def daemon_restore(noted, path="/etc/docker/daemon.json", write=False):
     if ours and write:
         kept = {key: value for key, value in have.items() if key not in ours}
         kept |= {key: change["old"] for key, change in ours.items() if change["old"] is not None}
-        if kept:
-            new = file.with_name(file.name + ".mrvpn-next")
-            new.write_text(json.dumps(kept, indent=2) + "\n")
-            os.replace(new, file)
-        else:
+        if text is None and not kept:
             file.unlink()
+        else:
+            same = text is not None and (json.loads(text) if text.strip() else {}) == kept
+            _replace(file, text if same else json.dumps(kept, indent=2) + "\n")
     return {key: {"old": change["new"], "new": change["old"]} for key, change in ours.items()}
 
 

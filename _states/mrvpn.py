@@ -58,7 +58,7 @@ def fits(name):
     return {**_result(name, "nothing is in the way"), "warnings": firewalls}
 
 
-def sysctls(name, values):
+def sysctls(name, values, root):
     """
     Sets kernel parameters now and, in the file ``name``, for the next boot; those that this kernel refuses are told.
 
@@ -66,10 +66,16 @@ def sysctls(name, values):
         file below /etc/sysctl.d that holds exactly these
     values
         ``{parameter: value}``; ``net.ipv4.ip_local_reserved_ports`` is added to what is reserved already
+    root
+        MRVPN's folder, where it is noted what the parameters were before
     """
     try:
-        changes, refused = __salt__["mrvpn_host.sysctls"](name, values, write=not __opts__["test"])
-    except CommandExecutionError as error:
+        changes, refused = __salt__["mrvpn_host.sysctls"](name, values, write=False)
+        if changes and not __opts__["test"]:
+            noted = {parameter: change for parameter, change in changes.items() if parameter != name}
+            __salt__["mrvpn_before.note"](root, "sysctl", noted)
+            changes, refused = __salt__["mrvpn_host.sysctls"](name, values)
+    except (CommandExecutionError, OSError) as error:
         return _result(name, str(error), result=False)
     told = "; ".join(f"{parameter}: {why}" for parameter, why in sorted(refused.items()))
     if not changes:
@@ -94,7 +100,7 @@ def host_guard(name, running):
         return _result(name, "would be put in force", changes, result=None)
     try:
         __salt__["mrvpn_host.guard_set"](name, running)
-    except CommandExecutionError as error:
+    except (CommandExecutionError, OSError) as error:
         return _result(name, str(error), result=False)
     return _result(name, "put in force" if running else "ended", changes)
 
@@ -110,7 +116,7 @@ def no_host_guard(name):
         return _result(name, "would be taken away", {"removed": parts}, result=None)
     try:
         return _result(name, "taken away", {"removed": __salt__["mrvpn_host.guard_off"]()})
-    except CommandExecutionError as error:
+    except (CommandExecutionError, OSError) as error:
         return _result(name, str(error), result=False)
 
 
@@ -119,7 +125,7 @@ def absent(name, purge=False):
     Takes MRVPN off this host: containers, networks, rules, interfaces, units, files below the root ``name``.
 
     purge
-        keys, secrets, volumes and the image go, too; without it they stay for a later apply
+        keys, secrets, volumes, the image and what the mine has of this host go, too; without it they stay
     """
     try:
         found = __salt__["mrvpn_absent.found"](name, purge)
@@ -128,10 +134,14 @@ def absent(name, purge=False):
         if __opts__["test"]:
             return _result(name, "would be taken off", {"removed": found}, result=None)
         found = __salt__["mrvpn_absent.take_off"](name, purge)
-    except CommandExecutionError as error:
+    except (CommandExecutionError, OSError) as error:
         return _result(name, str(error), result=False)
-    kept = "" if purge else "; keys, secrets and volumes are kept (pillar mrvpn_absent: {purge: true} takes them, too)"
-    return _result(name, f"taken off{kept}", {"removed": found})
+    told = ["taken off"]
+    if not purge:
+        told.append("keys, secrets, volumes and the image stay (pillar mrvpn_absent: {purge: true} takes them, too)")
+    if "given back" in found and any(text.startswith("daemon.json") for text in found["given back"]):
+        told.append("daemon.json takes effect when Docker restarts")
+    return _result(name, "; ".join(told), {"removed": found})
 
 
 def published(name, root):

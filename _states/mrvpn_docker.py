@@ -46,6 +46,7 @@ def daemon_config(name, values, root):
     root
         MRVPN's folder, where it is noted what stood there before
     """
+    merged = {}
     try:
         changes = __salt__["mrvpn_docker.daemon_config"](values, name)
         if not changes:
@@ -53,11 +54,14 @@ def daemon_config(name, values, root):
         if __opts__["test"]:
             return _result(name, "would be merged; they take effect when Docker restarts", changes, result=None)
         __salt__["mrvpn_before.note"](root, "daemon", changes)
+        text = __salt__["mrvpn_docker.daemon_text"](name)
+        __salt__["mrvpn_before.note"](root, "daemon text", {name: {"old": text, "new": None}})
         __salt__["mrvpn_docker.daemon_config"](values, name, write=True)
+        merged = changes
         if not __salt__["mrvpn_docker.running"]() and __salt__["mrvpn_docker.restart"]():
             return _result(name, "merged, Docker restarted", changes)
     except (CommandExecutionError, OSError) as error:
-        return _result(name, str(error), result=False)
+        return _result(name, str(error), merged, result=False)
     comment = (
         "merged; they take effect when Docker restarts, which stops its containers for a moment: do it when it suits"
     )

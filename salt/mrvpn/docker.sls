@@ -1,4 +1,5 @@
-# Docker is there, new enough, and set up for IPv6; the image is there; the kernel forwards where the host itself is a router.
+# Docker is there and new enough; the image is there (where it is not, nothing was changed); Docker is set up for IPv6; the kernel
+# forwards where the host itself is a router.
 {% set view = pillar['mrvpn'] %}
 include:
   - mrvpn.guard
@@ -14,15 +15,6 @@ docker engine:
     - manage: {{ view['docker']['manage'] }}
     - source: {{ view['docker'].get('source', 'distribution') }}
     - failhard: True
-
-/etc/docker/daemon.json:
-  mrvpn_docker.daemon_config:
-    - values:
-        experimental: true
-        ip6tables: true
-        userland-proxy: false
-    - require:
-      - mrvpn_docker: docker engine
 
 {% if view['image']['source'] == 'build' %}
 {{ view['root'] }}/build:
@@ -41,8 +33,19 @@ docker engine:
     - require:
       - mrvpn_docker: docker engine
 
+/etc/docker/daemon.json:
+  mrvpn_docker.daemon_config:
+    - root: {{ view['root'] }}
+    - values:
+        experimental: true
+        ip6tables: true
+        userland-proxy: false
+    - require:
+      - mrvpn_docker: docker engine
+
 /etc/sysctl.d/60-mrvpn.conf:
   mrvpn.sysctls:
+    - root: {{ view['root'] }}
     - values:
         net.ipv4.ip_forward: "1"
 {% if view['lan'] %}

@@ -83,7 +83,7 @@ def test_a_guard_without_reason_goes_with_its_unit(host: Callable[[str], Managed
     assert uk.good()[name] == foretold and len(foretold["removed"]) == 3
     assert "mrvpn_host" not in inside(uk, "nft", "list", "tables")
     assert "mrvpn-host-guard.service" not in etc(uk)
-    assert not (uk.root / "bin").exists()
+    assert [path.name for path in (uk.root / "bin").iterdir()] == ["mrvpn-containers"]
     assert uk.good() == {}
 
 
@@ -121,6 +121,49 @@ def test_mrvpn_off_the_entrypoint_data_kept_then_purged(host: Callable[[str], Ma
     assert "mrvpn_firezone_ipt_state" in done["volumes"]
     assert left(entry) == {"notes.txt"}
     assert "mrvpn_" not in docker.docker("volume", "ls", "--quiet").stdout
+
+
+def test_what_the_host_had_before_comes_back(host: Callable[[str], Managed]) -> None:
+    """daemon.json, reserved ports and, purged, the image: as they were, where nobody has changed them since."""
+    entry = host("entry")
+    daemon = entry.folder / "etc0" / "daemon.json"
+    daemon.parent.mkdir(exist_ok=True)
+    daemon.write_text('{"ip6tables": false, "log-driver": "local", "userland-proxy": false}')
+    reserved = ("sysctl", "-n", "net.ipv4.ip_local_reserved_ports")
+    inside(entry, "sysctl", "-qw", "net.ipv4.ip_local_reserved_ports=4000-4001")
+    entry.docker.docker("tag", "mrvpn:0.1.0", "mrvpn:kept")
+    entry.docker.docker("run", "--detach", "--name", "somebody-elses", "mrvpn:0.1.0", "sleep", "600")
+    entry.good()
+    assert rig.json.loads(daemon.read_text())["ip6tables"] is True
+    assert inside(entry, *reserved).strip() == "4000-4001,55820-55829"
+    entry.view["host_guard"]["reserved_ports"] = [55820, 55839]
+    entry.good()
+
+    changed = rig.json.loads(daemon.read_text())
+    daemon.write_text(rig.json.dumps({**changed, "experimental": "by somebody"}))
+    name = "mrvpn.absent mrvpn off this host"
+    foretold = entry.good("mrvpn.absent", "test=true")[name]
+    results = entry.apply("mrvpn.absent")[name]
+    assert foretold == results["changes"]
+    assert "Docker restarts" in results["comment"]
+    assert rig.json.loads(daemon.read_text()) == {
+        "ip6tables": False, "log-driver": "local", "userland-proxy": False, "experimental": "by somebody",
+    }  # fmt: skip
+    assert inside(entry, *reserved).strip() == "4000-4001"
+    assert inside(entry, "sysctl", "-n", "net.ipv4.ip_forward").strip() == "1", "Docker forwards for others"
+    images = ("images", "--format", "{{.Repository}}:{{.Tag}}")
+    assert "mrvpn:0.1.0" in entry.docker.docker(*images).stdout
+
+    # purged while another container runs on the image: it stays; then it goes, but the test's own name of it
+    purge = 'pillar={"mrvpn_absent": {"purge": true}}'
+    assert "images" not in entry.good("mrvpn.absent", purge)[name]["removed"]
+    entry.docker.docker("rm", "--force", "somebody-elses")
+    try:
+        assert entry.good("mrvpn.absent", purge)[name]["removed"]["images"] == ["mrvpn:0.1.0", "mrvpn:kept"]
+        assert "mrvpn:" not in entry.docker.docker(*images).stdout
+        assert entry.good("mrvpn.absent", purge) == {}
+    finally:
+        entry.docker.load()
 
 
 def test_a_host_taken_out_of_the_description_is_left_alone_with_its_keys(host: Callable[[str], Managed]) -> None:

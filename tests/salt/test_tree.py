@@ -154,6 +154,28 @@ def test_daemon_json_is_merged_never_overwritten(uk: tuple[Any, dict[str, Any], 
     assert path.read_text() == "{ not json"
 
 
+@pytest.mark.parametrize("text", [None, "", "{}", '{"log-driver":   "local", "ip6tables": false}\n\n'])
+def test_daemon_json_comes_back_byte_for_byte(
+    uk: tuple[Any, dict[str, Any], Path], tmp_path: Path, text: str | None
+) -> None:
+    caller, _, root = uk
+    path = tmp_path / "daemon.json"
+    if text is not None:
+        path.write_text(text)
+        path.chmod(0o640)
+    name = {"name": str(path), "values": {"ip6tables": True}, "root": str(root)}
+    (done,) = caller.cmd("state.single", "mrvpn_docker.daemon_config", **name).values()
+    assert done["changes"].keys() == {"ip6tables"} and json.loads(path.read_text())["ip6tables"] is True
+    noted = caller.cmd("mrvpn_before.told", str(root))
+    was = noted["daemon text"][str(path)]["old"]
+    assert was == text
+    assert (root / ".mrvpn" / "before.json").stat().st_mode & 0o077 == 0
+    assert caller.cmd("mrvpn_docker.daemon_restore", noted["daemon"], was, str(path)).keys() == {"ip6tables"}
+    caller.cmd("mrvpn_docker.daemon_restore", noted["daemon"], was, str(path), write=True)
+    assert (path.read_text() if path.exists() else None) == text
+    assert text is None or path.stat().st_mode & 0o777 == 0o640
+
+
 @pytest.mark.parametrize(
     ("have", "want", "new"),
     [("", "55800-55899", "55800-55899"), ("8080,55890-55950", "55800-55899", "8080,55800-55950"), ("1-3", "4", "1-4")],
