@@ -66,11 +66,11 @@ def caller(folder: Path, **extra: Any) -> Any:
     return salt.client.Caller(mopts=it.opts)
 
 
-def sealed(folder: Path, netns: str, *call: str, docker: Path | None = None, path: Path | None = None) -> Any:
+def sealed(folder: Path, netns: str, *call: str, docker: Path | None = None, path: Path | str = "") -> Any:
     """
     Runs one function of the minion with its own /etc folders, in a network namespace; returns the parsed answer.
 
-    ``path``: the minion's PATH, where it is to find nothing else.
+    ``path``: the minion's PATH, where it is not the test's own.
     """
     script = ""
     for number, etc in enumerate(OWN_ETC):

@@ -135,3 +135,30 @@ def test_firewalls_are_told_what_they_need(tmp_path: Path, netns: str, view: Vie
     (etc / "nftables.conf").write_text("table inet mine {}\n")
     subprocess.run([*enter, "nft", "delete", "table", "inet", "guard"], check=True)
     assert rig.sealed(tmp_path, netns, "mrvpn_preflight.firewalls", f"view={rig.json.dumps(it)}", f'etc="{etc}"') == []
+
+
+def test_firewalld_is_told_what_it_needs(tmp_path: Path, netns: str, view: View) -> None:
+    """By its own client's word: a folder of it alone says nothing."""
+    etc, tools = tmp_path / "own-etc", tmp_path / "tools"
+    (etc / "firewalld").mkdir(parents=True)
+    tools.mkdir()
+    client = tools / "firewall-cmd"
+    client.write_text('#!/bin/sh\n[ "$*" = --state ] && cat "$0.state"\n')
+    client.chmod(0o755)
+    office, entry = view("office"), view("entry")
+    office["tunnels"]["wg_office"]["listen_port"] = 55825
+    rig.prepare(tmp_path, "office", office)
+
+    def told(it: dict[str, Any]) -> list[str]:
+        call = ("mrvpn_preflight.firewalls", f"view={rig.json.dumps(it)}", f'etc="{etc}"')
+        return list(rig.sealed(tmp_path, netns, *call, path=f"{tools}:{os.environ['PATH']}"))
+
+    (tools / "firewall-cmd.state").write_text("not running\n")
+    assert told(office) == []
+    (tools / "firewall-cmd.state").write_text("running\n")
+    (line,) = told(office)
+    assert (
+        "--add-port=55825/udp; " in line and "--zone=trusted --add-interface=wg_office; firewall-cmd --reload" in line
+    )
+    (line,) = told(entry)
+    assert "needed" not in line and "restart Docker" in line, "Docker publishes the gateway's ports"
