@@ -56,11 +56,17 @@ def follow(found: dict[str, Any], change: Change, network: Network, master: Mast
     return found
 
 
+def versions(network: Network) -> dict[str, str]:
+    """{service: the version of the rules} that the entrypoint runs with when it follows the description."""
+    view = views.view(network, network.description.entrypoint or "", {}, lambda _: None)
+    return {entry["service"]: entry["settings"]["version"] for entry in view["routing"]}
+
+
 def _rules(found: dict[str, Any], network: Network, master: Master) -> dict[str, Any]:
     """Has the entrypoint run with changed rules, or says where it stands: no other host has to do with them."""
     begin, since = time.monotonic(), time.time()
     entry = network.description.entrypoint or ""
-    wanted = {e["service"]: e["settings"]["version"] for e in views.view(network, entry, {}, lambda _: None)["routing"]}
+    wanted = versions(network)
     runs = master.reload()
     why = [] if not runs or runs[-1]["success"] else runs[-1]["why"] or ["the orchestration failed"]
     while not why:
