@@ -195,12 +195,23 @@ def _host(
             problems.append((WARNING, f"{host}: {service}: {found['error']}"))
         else:
             ospf |= found
-    for name, states in ospf.items():
-        for router, state in states.items():
-            if not str(state).startswith("Full"):
-                problems.append((WARNING, f"{host}: OSPF on {name}: {router} is {state}"))
+    silent = any("error" in found for found in answer["ospf"].values())
+    problems += [(WARNING, f"{host}: OSPF on {told}") for told in _ospf(ospf, {} if silent else tunnels)]
     found = {"reachable": True, "version": have, "deployed": wanted, "tunnels": tunnels, "ospf": ospf}
     return {**found, "software": answer.get("software", {})}
+
+
+def _ospf(ospf: Mapping[str, Mapping[str, str]], tunnels: Mapping[str, Any]) -> list[str]:
+    """What is not as it should be: a neighbour that is not Full, a tunnel without any whose handshake is fresh."""
+    found = []
+    for name, states in ospf.items():
+        found += [f"{name}: {router} is {state}" for router, state in states.items() if not state.startswith("Full")]
+    for name, peers in tunnels.items():
+        ages = [peer["handshake"] for peer in peers] if isinstance(peers, list) else []
+        fresh = any(age is not None and age < HANDSHAKE for age in ages)
+        if fresh and not ospf.get(name):
+            found.append(f"{name}: no neighbour")
+    return found
 
 
 def _tunnel(host: str, name: str, found: Any, problems: list[tuple[int, str]]) -> Any:

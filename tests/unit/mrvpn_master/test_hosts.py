@@ -211,6 +211,9 @@ def test_a_router_answers_in_the_same_shape(network, answers: dict[str, Any]) ->
         "warning: office: was never applied: salt-run mrvpn.apply hosts=office",
         "warning: office: OSPF on wg_office: 10.9.23.2 is ExStart",
     ]
+    answers["office"] = hosts.router(told | {"neighbors": []})
+    found = hosts.status(network, answers, {"office": "v1"}, NOW)
+    assert found["problems"] == ["warning: office: OSPF on wg_office: no neighbour"]
 
 
 def test_without_keys_nothing_is_applied() -> None:
