@@ -6,6 +6,8 @@ Knows: wg, ip, the gateway's address. Must not know: routing rules.
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -14,7 +16,7 @@ from lab import hosts, topology
 from lab.deadline import until
 from lab.salt import CLIENT4, CLIENT6
 from lab.state import RUN, spawn
-from lab.topology import CLIENT, ENTRY
+from lab.topology import CLIENT, ENTRY, Host
 
 INTERFACE = "wg0"
 PORT = 51620
@@ -22,42 +24,58 @@ GATEWAY4 = "10.11.0.1"
 KEY = RUN / "phone.key"
 
 
-def make_key() -> str:
-    """Makes the phone's key (0600) and returns the public one."""
+@dataclass(frozen=True)
+class Phone:
+    """A client: where it is, its key, its addresses in the gateway's network, its interface."""
+
+    host: Host
+    key: Path
+    ipv4: str
+    ipv6: str
+    interface: str = INTERFACE
+
+
+PHONE = Phone(CLIENT, KEY, CLIENT4, CLIENT6)
+
+
+def make_key(path: Path = KEY) -> str:
+    """Makes a phone's key (0600) and returns the public one."""
     key = X25519PrivateKey.generate()
     raw = key.private_bytes(serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption())
     RUN.mkdir(parents=True, exist_ok=True)
-    KEY.touch(mode=0o600)
-    KEY.chmod(0o600)
-    KEY.write_text(base64.b64encode(raw).decode() + "\n")
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    path.write_text(base64.b64encode(raw).decode() + "\n")
     public = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     return base64.b64encode(public).decode()
 
 
-def connect(gateway_key: str) -> None:
+def connect(gateway_key: str, phone: Phone = PHONE) -> None:
     """Brings the tunnel up: default routes of both families through it, the gateway's own address by the underlay."""
-    existing = hosts.run(CLIENT, "ip", "link", "show", INTERFACE, check=False)
+    host, interface = phone.host, phone.interface
+    existing = hosts.run(host, "ip", "link", "show", interface, check=False)
     if not existing:
-        kernel = hosts.run(CLIENT, "sh", "-c", f"ip link add {INTERFACE} type wireguard 2>&1 || true")
+        kernel = hosts.run(host, "sh", "-c", f"ip link add {interface} type wireguard 2>&1 || true")
         if kernel.strip():
-            spawn("client-wireguard", [*hosts.enter(CLIENT), "wireguard-go", "--foreground", INTERFACE])
-            until("the phone's interface", lambda: hosts.run(CLIENT, "wg", "show", INTERFACE), 10)
+            spawn("client-wireguard", [*hosts.enter(host), "wireguard-go", "--foreground", interface])
+            until("the phone's interface", lambda: hosts.run(host, "wg", "show", interface), 10)
     conf = (
-        f"[Interface]\nPrivateKey = {KEY.read_text().strip()}\n[Peer]\nPublicKey = {gateway_key}\n"
+        f"[Interface]\nPrivateKey = {phone.key.read_text().strip()}\n[Peer]\nPublicKey = {gateway_key}\n"
         f"Endpoint = {ENTRY.ipv4}:{PORT}\nAllowedIPs = 0.0.0.0/0, ::/0\nPersistentKeepalive = 5\n"
     )
-    hosts.run(CLIENT, "wg", "setconf", INTERFACE, "/dev/stdin", stdin=conf)
+    hosts.run(host, "wg", "setconf", interface, "/dev/stdin", stdin=conf)
     for argv in (
-        f"ip address replace {CLIENT4}/32 dev {INTERFACE}",
-        f"ip address replace {CLIENT6}/128 dev {INTERFACE} nodad",
-        f"ip link set {INTERFACE} up mtu 1280",
-        f"ip route replace {ENTRY.ipv4}/32 via {topology.ROUTER4} dev eth0 src {CLIENT.ipv4}",
-        f"ip route replace default dev {INTERFACE} src {CLIENT4}",
+        f"ip address replace {phone.ipv4}/32 dev {interface}",
+        f"ip address replace {phone.ipv6}/128 dev {interface} nodad",
+        f"ip link set {interface} up mtu 1280",
+        f"ip route replace {ENTRY.ipv4}/32 via {topology.ROUTER4} dev eth0 src {host.ipv4}",
+        f"ip route replace default dev {interface} src {phone.ipv4}",
         "ip -6 route del default dev eth0",
-        f"ip -6 route replace default dev {INTERFACE} src {CLIENT6}",
+        f"ip -6 route replace default dev {interface} src {phone.ipv6}",
     ):
-        hosts.run(CLIENT, *argv.split(), check=" del " not in argv)
-    hosts.run(CLIENT, "sh", "-c", f"echo nameserver {GATEWAY4} > /etc/resolv.conf")
+        hosts.run(host, *argv.split(), check=" del " not in argv)
+    if host.root:
+        hosts.run(host, "sh", "-c", f"echo nameserver {GATEWAY4} > /etc/resolv.conf")
 
 
 def connected() -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from lab import hosts, image
 from lab.deadline import until
@@ -18,14 +19,22 @@ DAEMON_JSON = {"experimental": True, "ip6tables": True, "userland-proxy": False}
 
 
 def start(host: Host) -> None:
-    """Starts the host's dockerd (its guard first, as at a boot) and waits until it answers."""
+    """Starts the host's dockerd and waits until it answers; before and after it what its units run, as at a boot."""
     hosts.run(host, "sh", "-c", "cat > /etc/docker/daemon.json", stdin=json.dumps(DAEMON_JSON))
-    guard = "[ ! -x /opt/mrvpn/bin/mrvpn-host-guard ] || /opt/mrvpn/bin/mrvpn-host-guard start"
-    hosts.run(host, "sh", "-c", guard)
+    _unit(host, "mrvpn-host-guard")
     hosts.run(host, "rm", "-f", "/var/run/docker.pid")
     name = f"dockerd-{host.name}"
     pid = spawn(name, [*hosts.enter(host), "dockerd", "--cgroup-parent", f"/{CGROUP}/{host.name}"])
     until(f"{name} answers", lambda: alive(pid) and hosts.run(host, "docker", "version"), 60)
+    _unit(host, "mrvpn-containers")
+
+
+def _unit(host: Host, name: str) -> None:
+    """Runs what a unit of this name runs, where an apply has left one."""
+    unit = Path(f"/etc/systemd/system/{name}.service")
+    found = hosts.run(host, "sed", "-n", "s/^ExecStart=//p", str(unit), check=False).split()
+    if found:
+        hosts.run(host, *found, timeout=180)
 
 
 def halt(host: Host) -> None:

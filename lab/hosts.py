@@ -6,6 +6,7 @@ their default paths (/etc/salt, /opt/mrvpn, /run/docker.sock); nothing of it app
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -53,36 +54,42 @@ def make_network(hosts: Sequence[Host]) -> None:
     _add_netns(internet)
     _sysctl(internet, "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.icmp_ratelimit=0")
     for host in hosts:
-        _add_netns(host.netns)
-        _sysctl(host.netns, "net.ipv6.conf.all.forwarding=1", "net.ipv4.ip_forward=1")
-        sh(
-            "ip",
-            "link",
-            "add",
-            f"v-{host.name}",
-            "netns",
-            internet,
-            "type",
-            "veth",
-            "peer",
-            "eth0",
-            "netns",
-            host.netns,
-        )
-        for ns, device in ((internet, f"v-{host.name}"), (host.netns, "eth0")):
-            _sysctl(ns, f"net.ipv6.conf.{device}.accept_dad=0", f"net.ipv6.conf.{device}.accept_ra=0")
-        out, inside = ["ip", "-n", internet], ["ip", "-n", host.netns]
-        sh(*out, "link", "set", f"v-{host.name}", "up", "addrgenmode", "none")
-        sh(*out, "address", "add", f"{topology.ROUTER4}/32", "dev", f"v-{host.name}")
-        sh(*out, "address", "add", f"{topology.ROUTER6}/64", "dev", f"v-{host.name}", "nodad")
-        sh(*out, "route", "add", f"{host.ipv4}/32", "dev", f"v-{host.name}")
-        sh(*out, "route", "add", f"{host.ipv6}/128", "dev", f"v-{host.name}")
-        sh(*inside, "link", "set", "eth0", "up")
-        sh(*inside, "address", "add", f"{host.ipv4}/32", "dev", "eth0")
-        sh(*inside, "address", "add", f"{host.ipv6}/128", "dev", "eth0", "nodad")
-        sh(*inside, "route", "add", f"{topology.ROUTER4}/32", "dev", "eth0")
-        sh(*inside, "route", "add", "default", "via", topology.ROUTER4, "dev", "eth0", "src", host.ipv4)
-        sh(*inside, "route", "add", "default", "via", topology.ROUTER6, "dev", "eth0", "src", host.ipv6)
+        link(host)
+
+
+def link(host: Host) -> None:
+    """Makes a host's namespace and its veth to the internet."""
+    internet = topology.PREFIX + topology.INTERNET
+    _add_netns(host.netns)
+    _sysctl(host.netns, "net.ipv6.conf.all.forwarding=1", "net.ipv4.ip_forward=1")
+    sh(
+        "ip",
+        "link",
+        "add",
+        f"v-{host.name}",
+        "netns",
+        internet,
+        "type",
+        "veth",
+        "peer",
+        "eth0",
+        "netns",
+        host.netns,
+    )
+    for ns, device in ((internet, f"v-{host.name}"), (host.netns, "eth0")):
+        _sysctl(ns, f"net.ipv6.conf.{device}.accept_dad=0", f"net.ipv6.conf.{device}.accept_ra=0")
+    out, inside = ["ip", "-n", internet], ["ip", "-n", host.netns]
+    sh(*out, "link", "set", f"v-{host.name}", "up", "addrgenmode", "none")
+    sh(*out, "address", "add", f"{topology.ROUTER4}/32", "dev", f"v-{host.name}")
+    sh(*out, "address", "add", f"{topology.ROUTER6}/64", "dev", f"v-{host.name}", "nodad")
+    sh(*out, "route", "add", f"{host.ipv4}/32", "dev", f"v-{host.name}")
+    sh(*out, "route", "add", f"{host.ipv6}/128", "dev", f"v-{host.name}")
+    sh(*inside, "link", "set", "eth0", "up")
+    sh(*inside, "address", "add", f"{host.ipv4}/32", "dev", "eth0")
+    sh(*inside, "address", "add", f"{host.ipv6}/128", "dev", "eth0", "nodad")
+    sh(*inside, "route", "add", f"{topology.ROUTER4}/32", "dev", "eth0")
+    sh(*inside, "route", "add", "default", "via", topology.ROUTER4, "dev", "eth0", "src", host.ipv4)
+    sh(*inside, "route", "add", "default", "via", topology.ROUTER6, "dev", "eth0", "src", host.ipv6)
 
 
 def _add_netns(name: str) -> None:
@@ -136,6 +143,38 @@ def make_root(host: Host) -> None:
         f"ADDRESS={host.ipv4}", f"MASTER={topology.MASTER.ipv4}",
         "sh", "-ec", _ROOT_SCRIPT,
     )  # fmt: skip
+
+
+_FORGET_SCRIPT = r"""
+for link in $(ip -oneline link | cut -d: -f2 | cut -d@ -f1); do
+    case $link in lo|eth0|lan0) ;; *) ip link del "$link" 2>/dev/null || true ;; esac
+done
+nft flush ruleset
+conntrack -F 2>/dev/null || true
+cut -d" " -f2 /proc/self/mounts | grep -E '^/run/|^/var/lib/docker/' | grep -v -e "^$LAB" -e "^$REPO" | sort -r |
+    xargs -r umount -l
+# no /tmp, and nothing that is mounted: the checkout or the lab's own folder may lie there
+find /run -xdev -mindepth 1 -delete 2>/dev/null || true
+mkdir -p /run/lock /run/netns
+"""
+
+
+def forget(host: Host) -> None:
+    """Takes away what no boot keeps: interfaces but the wired ones, rules, connections, mounts, /run."""
+    assert host.root, f"{host.name} has the machine's files"
+    run(host, "env", f"LAB={LAB}", f"REPO={REPO}", "sh", "-ec", _FORGET_SCRIPT)
+
+
+def processes(host: Host) -> list[int]:
+    """PIDs of what runs in the host's own mount namespace: daemons and their helpers, not what is in containers."""
+    pin = (folder(host) / "ns" / "mnt").stat()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/ns/mnt"):
+        with contextlib.suppress(OSError):
+            seen = path.stat()
+            if (seen.st_dev, seen.st_ino) == (pin.st_dev, pin.st_ino):
+                found.append(int(path.parts[2]))
+    return found
 
 
 def make_lan(lan: Lan) -> None:

@@ -80,7 +80,8 @@ def alive(pid: int) -> bool:
     return _start_time(pid) is not None
 
 
-def _reap() -> None:
+def reap() -> None:
+    """Takes note of children that have ended."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -95,9 +96,9 @@ def stop(pids: Sequence[int], seconds: float = 10) -> None:
                 os.kill(pid, sig)
         deadline = time.monotonic() + wait
         while any(alive(pid) for pid in left) and time.monotonic() < deadline:
-            _reap()
+            reap()
             time.sleep(0.05)
-        _reap()
+        reap()
 
 
 def descendants(pids: Sequence[int]) -> list[int]:
@@ -122,10 +123,12 @@ def cgroups() -> list[Path]:
     return sorted({p for root in roots for p in (root, *root.rglob("*")) if p.is_dir()}, key=lambda p: -len(p.parts))
 
 
-def in_cgroups() -> list[int]:
-    """PIDs in the lab's cgroups: containers, whoever started them."""
+def in_cgroups(part: str | None = None) -> list[int]:
+    """PIDs in the lab's cgroups, or below one part of them: containers, whoever started them."""
     found: set[int] = set()
     for folder in cgroups():
+        if part is not None and part not in folder.parts:
+            continue
         with contextlib.suppress(OSError):
             found |= {int(pid) for pid in (folder / "cgroup.procs").read_text().split()}
     return sorted(found)

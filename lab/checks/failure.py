@@ -27,13 +27,13 @@ def fails_closed() -> str:
     """Row 7."""
     client.lookup("www.shop.ru", "A")
     client.lookup("www.shop.ru", "AAAA")
-    tunnel = _while_flowing("the tunnel's process is killed", _kill_tunnel, {RU: ("RU",)})
-    project = _while_flowing("the project is recreated", _recreate, {RU: ("RU", "CDN"), UK: ("GB",), US: ("US",)})
+    tunnel = while_flowing("the tunnel's process is killed", _kill_tunnel, {RU: ("RU",)})
+    project = while_flowing("the project is recreated", _recreate, {RU: ("RU", "CDN"), UK: ("GB",), US: ("US",)})
     frag = needs_frag()
     return f"closed while the tunnel was away ({tunnel}) and from boot on ({project}); {frag}"
 
 
-def _while_flowing(what: str, work: Callable[[], None], wanted: dict[Host, tuple[str, ...]]) -> str:
+def while_flowing(what: str, work: Callable[[], None], wanted: dict[Host, tuple[str, ...]]) -> str:
     """Breaks something under UDP flows that never idle; Wrong where a packet left by another exit than its own."""
     sites = {**SITES, "CDN": CDN}
     own = {address: host for host, names in wanted.items() for n in names for address in (sites[n].ipv4, sites[n].ipv6)}
@@ -55,7 +55,11 @@ def _while_flowing(what: str, work: Callable[[], None], wanted: dict[Host, tuple
             problems.append(f"{what}: the flow to {address} was seen from {flow.seen}")
     require(problems)
     packets = sum(sum(counts.packets[host.name].get(a, 0) for a, h in own.items() if h is host) for host in wanted)
-    return f"{packets} packets by their own exits, 0 by another, back in {back:.0f} s"
+    lost = sum(flow.sent - flow.answered for flow in flows)
+    return (
+        f"{packets} packets by their own exits, 0 by another, back in {back:.0f} s; "
+        f"{lost} of {sum(flow.sent for flow in flows)} datagrams lost"
+    )
 
 
 def _reached(address: str, host: Host) -> Callable[[], bool]:
