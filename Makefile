@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help venv demo test lint fuzz bench lab lab-down clean
+.PHONY: help venv demo test lint soak fuzz bench lab lab-down clean
 
 help:                ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -32,6 +32,9 @@ lint: venv           ## ruff, mypy, salt-lint, yamllint, import boundaries
 	@$(BIN)/lint-imports
 	@$(BIN)/yamllint --strict .
 	@find salt reactor -name '*.sls' -print0 | xargs -0 -r $(BIN)/salt-lint
+
+soak: venv           ## what the lab tests interrupt, many times more: twenty killed applies, every host booted in both ways
+	@MRVPN_SOAK=$${SOAK:-20} $(BIN)/python -m pytest tests/lab/test_4_crashes.py tests/lab/test_5_interrupted.py
 
 fuzz: venv           ## hostile bytes into every parser, FUZZ cases each (default 20000), guided by coverage
 	@MRVPN_FUZZ=$${FUZZ:-20000} $(BIN)/python -m pytest -q tests/fuzz
