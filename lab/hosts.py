@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab import topology
-from lab.state import LAB, REPO, Trouble, sh
+from lab.state import LAB, REPO, Trouble, sh, stop
 from lab.topology import Host, Lan
 
 HOSTS = LAB / "hosts"
@@ -175,6 +175,15 @@ def processes(host: Host) -> list[int]:
             if (seen.st_dev, seen.st_ino) == (pin.st_dev, pin.st_ino):
                 found.append(int(path.parts[2]))
     return found
+
+
+def remove(host: Host) -> None:
+    """Takes one host away: what runs in it, its root, its namespaces."""
+    stop(processes(host))
+    for path in reversed([path for path in mounts() if path.startswith(f"{folder(host)}/")]):
+        sh("umount", "-l", path, check=False)
+    sh("ip", "netns", "del", host.netns)
+    shutil.rmtree(folder(host))
 
 
 def make_lan(lan: Lan) -> None:
