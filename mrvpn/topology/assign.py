@@ -140,7 +140,11 @@ def unique(names: Iterable[str]) -> list[str]:
 def router_ids(
     spaces: dict[str, dict[str, list[str]]], found: dict[str, dict[str, tuple[str, ...]]], lock: Lock
 ) -> dict[str, dict[str, str]]:
-    """host -> namespace -> router id: locked, else the first IPv4 address there that nobody has yet."""
+    """
+    host -> namespace -> router id: locked, else the first IPv4 address there, in the file's order, that nobody has yet.
+
+    Not by name: a tunnel added at the end of the file must not move it, for OSPF would begin anew.
+    """
     kept = {
         (host, space): lock.router_ids[host][space]
         for host, names in spaces.items()
@@ -160,7 +164,7 @@ def router_ids(
 def _candidates(
     host: str, space: str, tunnels: list[str], found: dict[str, dict[str, tuple[str, ...]]], taken: set[str]
 ) -> Iterator[str]:
-    for tunnel in tunnels:
+    for tunnel in (name for name in found if name in tunnels):
         for text in found[tunnel][host]:
             if ":" not in text and text.split("/")[0] not in taken:
                 yield text.split("/")[0]

@@ -52,6 +52,14 @@ def test_a_tunnel_of_ipv6_alone_has_a_router_id_all_the_same(network: Make) -> N
     assert all(ipaddress.IPv4Address(number) for number in ids)
 
 
+def test_a_tunnel_added_at_the_end_moves_no_router_id_whatever_its_name(network: Make) -> None:
+    more = {"subnet": "10.9.1.0/24", "hosts": {"uk": {"expose": 55830}, "entry": {"compose_service": "firezone"}}}
+    before = network()
+    after = network({"tunnels": {"wg_a": more}})
+    assert list(after.addresses) == ["wg_uk", "wg_a"]
+    assert after.router_ids["entry"] == before.router_ids["entry"]
+
+
 @pytest.mark.parametrize(
     ("nets", "families"),
     [
