@@ -152,10 +152,12 @@ def router_ids(
         if space in lock.router_ids.get(host, {})
     }
     taken = {number for by_space in lock.router_ids.values() for number in by_space.values()}
+    place = {tunnel: n for n, tunnel in enumerate(found)}
     ids: dict[str, dict[str, str]] = {}
     for host, names in spaces.items():
         for space, tunnels in names.items():
-            number = kept.get((host, space)) or next(_candidates(host, space, tunnels, found, taken))
+            ordered = sorted(tunnels, key=place.__getitem__)
+            number = kept.get((host, space)) or next(_candidates(host, space, ordered, found, taken))
             taken.add(number)
             ids.setdefault(host, {})[space] = number
     return ids
@@ -164,7 +166,7 @@ def router_ids(
 def _candidates(
     host: str, space: str, tunnels: list[str], found: dict[str, dict[str, tuple[str, ...]]], taken: set[str]
 ) -> Iterator[str]:
-    for tunnel in (name for name in found if name in tunnels):
+    for tunnel in tunnels:
         for text in found[tunnel][host]:
             if ":" not in text and text.split("/")[0] not in taken:
                 yield text.split("/")[0]
