@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -136,8 +137,7 @@ def test_an_apply_killed_at_any_moment_is_made_good_by_the_next() -> None:
     whole = time.monotonic() - start
     dice = random.Random(SEED)
     killed = []
-    # IPv4: a tunnel of two living ends that goes takes the way back of IPv6 along for five seconds
-    with _nothing_lost(SITES["GB"].ipv4, SITES["US"].ipv4):
+    with _nothing_lost(SITES["GB"].ipv4, SITES["US"].ipv6):
         kept = {name: told for name, told in containers().items() if name.startswith(f"{ENTRY.name}/")}
         kept = {name: told for name, told in kept.items() if not name.endswith(("wg_more", "firezone_pdns"))}
         for number in range(KILLS):
@@ -164,6 +164,20 @@ def test_an_apply_killed_at_any_moment_is_made_good_by_the_next() -> None:
     if "zz_more.yaml" in {path.name for path in salt.DESCRIPTION.iterdir()}:
         _without_more()
     salt.apply()  # the master may have brought the other end along
+
+
+def test_a_tunnel_of_two_living_ends_goes_and_no_other_loses_its_way() -> None:
+    """Of an interface that vanishes at once FRR made a router without links, for five seconds, in IPv6."""
+    _with_more()
+    salt.orchestrate("orch.keys")
+    salt.apply()
+    neighbours = ("docker", "exec", "firezone_frr", "vtysh", "-c", "show ipv6 ospf6 neighbor")
+    until("OSPFv3 over wg_more", lambda: re.search("Full/.*wg_more", hosts.run(ENTRY, *neighbours)), 30)
+    with _nothing_lost(SITES["GB"].ipv4, SITES["GB"].ipv6, SITES["US"].ipv6):
+        _without_more()
+        salt.apply(ENTRY.name)
+        time.sleep(2)
+    salt.apply()  # the other hosts, too
 
 
 def test_a_first_apply_killed_is_made_good_by_the_next() -> None:
