@@ -135,6 +135,11 @@ def start_master() -> None:
     spawn("salt-master", [*hosts.enter(MASTER), str(BIN / "salt-master"), "-l", "warning"])
 
 
+def stop_master() -> None:
+    """Stops the master."""
+    stop([pid for name, pid in processes() if name == "salt-master"])
+
+
 def start_minion(host: Host) -> int:
     """Starts the host's minion and returns its PID."""
     return spawn(f"minion-{host.name}", [*hosts.enter(host), str(BIN / "salt-minion"), "-l", "warning"])
