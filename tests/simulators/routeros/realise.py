@@ -204,10 +204,8 @@ class Realised:
         words = self.inside("ip", "-o", "address", "show", "dev", name).stdout.split()
         have = {words[n + 1] for n, word in enumerate(words) if word in ("inet", "inet6")}
         for address in wanted - have:
-            self.inside("ip", "address", "add", address, "dev", name, "nodad" if ":" in address else "noprefixroute")
-            if ":" not in address:
-                network = str(ipaddress.ip_interface(address).network)
-                self.inside("ip", "route", "replace", network, "dev", name, "src", address.split("/")[0])
+            # its network is the kernel's own route: in one that a command made, FRR may find no next hop
+            self.inside("ip", "address", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
         for address in have - wanted:
             self.inside("ip", "address", "del", address, "dev", name, check=False)
 
