@@ -4,6 +4,7 @@ Knows: sockets, addresses and firewalls of the host's own network namespace, the
 pillar, what is rendered, Docker's containers.
 """
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -57,15 +58,20 @@ def _taken(proc="/proc"):
     return found
 
 
+def _opened(process):
+    """What a process has open, as the links of its folder say; nothing of one that has ended."""
+    with contextlib.suppress(OSError):
+        for link in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):  # closed since it was listed
+                yield os.readlink(link)
+
+
 def _owner(inode, proc="/proc"):
     """The program that has a socket open and its process, ``(name, pid)``; None where nobody is found."""
-    for link in Path(proc).glob("[0-9]*/fd/*"):
-        try:
-            if os.readlink(link) == f"socket:[{inode}]":
-                pid = link.parts[-3]
+    for pid in filter(str.isdigit, os.listdir(proc)):
+        if f"socket:[{inode}]" in _opened(Path(proc, pid)):
+            with contextlib.suppress(OSError):
                 return Path(proc, pid, "comm").read_text().strip(), pid
-        except OSError:  # it ended in between
-            continue
     return None
 
 
@@ -80,7 +86,10 @@ def _ports(view):
     taken, wireguards = _taken(), _wireguards(view)
     for (protocol, port), where in sorted(_wanted_ports(view).items()):
         inode = taken.get((protocol, port))
-        program, pid = (inode and _owner(inode)) or ("another program", "unknown")
+        owner = _owner(inode) if inode else None
+        if inode and owner is None and _taken().get((protocol, port)) != inode:
+            inode = None  # it ended while it was looked for
+        program, pid = owner or ("another program", "unknown")
         if inode and program not in (*DOCKERS, *OURS):
             yield f"port {port}/{protocol} is taken by {program} (process {pid}): stop it, or change {where}"
         elif protocol == "udp" and port in wireguards:

@@ -4,6 +4,7 @@ addresses and chains in a network namespace of its own.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import rig
 
+REPO = Path(__file__).parents[2]
 pytestmark = pytest.mark.root
 View = Callable[[str], dict[str, Any]]
 FITS = "mrvpn.fits this host"
@@ -66,6 +68,24 @@ def test_everything_in_the_way_is_told_at_once(tmp_path: Path, netns: str, view:
         "10.9.20.0/24 overlaps 10.9.0.0/16, this host's own network on lan0: choose another prefix for tunnels.wg_uk"
     )
     assert any(line.startswith(overlap) for line in lines)
+
+
+def test_whose_a_socket_is_among_processes_that_end(tmp_path: Path) -> None:
+    """A process that has ended since /proc was listed has no folder `fd` any more, one that is ending no `comm`."""
+    spec = importlib.util.spec_from_file_location("preflight", REPO / "_modules" / "mrvpn_preflight.py")
+    assert spec and spec.loader
+    preflight = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(preflight)
+    for pid, name in ((1, None), (2, None), (3, "nginx")):
+        (tmp_path / str(pid)).mkdir()
+        if pid > 1:
+            (tmp_path / str(pid) / "fd").mkdir()
+            (tmp_path / str(pid) / "fd" / "7").symlink_to("socket:[4711]")
+        if name:
+            (tmp_path / str(pid) / "comm").write_text(f"{name}\n")
+    (tmp_path / "net").mkdir()
+    assert preflight._owner("4711", tmp_path) == ("nginx", "3")
+    assert preflight._owner("4712", tmp_path) is None
 
 
 def test_a_port_is_found_taken_without_iproute2(tmp_path: Path, netns: str, view: View) -> None:
