@@ -80,7 +80,8 @@ def apply(
     if failed:
         return found | {host: {"result": "failed", "why": failed} for host in here}
     say(f"applying to {', '.join(here)}")
-    answers = ask(client, here, "state.apply", timeout=120, queue=True)
+    # after the timeout Salt asks whether the job still runs there, and waits on as long as it does
+    answers = ask(client, here, "state.apply", timeout=60, queue=True)
     for host in here:
         found[host] = outcome(answers[host]) if host in answers else dict(away)
         say(f"{host}: {found[host]['result']}")
