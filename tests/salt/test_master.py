@@ -6,6 +6,7 @@ master -- entry (entrypoint), uk (exit)      one tunnel between them; no Docker:
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -103,9 +104,16 @@ def test_before_the_keys_an_apply_fails_and_names_the_orchestration(site: Site) 
     assert "orch.keys" in far_ends["comment"] and "wg_uk: entry" in far_ends["comment"]
 
 
-def test_keys_are_made_everywhere_and_public_ones_travel(site: Site) -> None:
+def _orchestrated(site: Site) -> None:
+    """Runs the keys' orchestration; once more where Salt 3008 itself failed: a KeyError of a thread's number."""
     done = site.run("state.orchestrate", "orch.keys")
+    if done.returncode and re.search(r'"comment": "\d{9,}"', done.stdout):
+        done = site.run("state.orchestrate", "orch.keys")
     assert done.returncode == 0, done.stdout
+
+
+def test_keys_are_made_everywhere_and_public_ones_travel(site: Site) -> None:
+    _orchestrated(site)
     publics = {}
     for host, interface, path in (
         ("uk", "wg_uk", "wg_tunnels/wg_uk/private.key"),
@@ -125,7 +133,7 @@ def test_keys_are_made_everywhere_and_public_ones_travel(site: Site) -> None:
     assert far_ends["result"] is True
     # again: keys stay
     before = (site.own / "entry" / "firezone/private.key").read_text()
-    assert site.run("state.orchestrate", "orch.keys").returncode == 0
+    _orchestrated(site)
     assert (site.own / "entry" / "firezone/private.key").read_text() == before
 
 
