@@ -7,15 +7,26 @@ machine.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 REPO = Path(__file__).parents[2]
 OWN_ETC = ("/etc/docker", "/etc/sysctl.d", "/etc/systemd/system")
+
+
+def module(name: str) -> ModuleType:
+    """An execution module of the project by itself, without Salt's loader: for what is private to it."""
+    spec = importlib.util.spec_from_file_location(f"{name}_by_itself", REPO / "_modules" / f"{name}.py")
+    assert spec and spec.loader
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
 
 
 def options(folder: Path, **extra: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import subprocess
@@ -79,10 +78,7 @@ def test_pings_are_counted_whatever_comes_back(make_caller: MakeCaller, view: Vi
 def test_a_burst_that_lost_some_is_asked_again_steadily(netns: str, late: bool) -> None:
     """Answers that ping no longer waits for are none lost; answers that never come are, at the second time too."""
     _inside(netns, "ip", "link", "set", "lo", "up")
-    spec = importlib.util.spec_from_file_location("live", REPO / "_modules" / "mrvpn_live.py")
-    assert spec and spec.loader
-    live = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(live)
+    live = rig.module("mrvpn_live")
     rounds = []
 
     def run(*command: str) -> str:

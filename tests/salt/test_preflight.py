@@ -4,7 +4,6 @@ addresses and chains in a network namespace of its own.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from typing import Any
 import pytest
 import rig
 
-REPO = Path(__file__).parents[2]
 pytestmark = pytest.mark.root
 View = Callable[[str], dict[str, Any]]
 FITS = "mrvpn.fits this host"
@@ -72,10 +70,7 @@ def test_everything_in_the_way_is_told_at_once(tmp_path: Path, netns: str, view:
 
 def test_whose_a_socket_is_among_processes_that_end(tmp_path: Path) -> None:
     """A process that has ended since /proc was listed has no folder `fd` any more, one that is ending no `comm`."""
-    spec = importlib.util.spec_from_file_location("preflight", REPO / "_modules" / "mrvpn_preflight.py")
-    assert spec and spec.loader
-    preflight = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(preflight)
+    preflight = rig.module("mrvpn_preflight")
     for pid, name in ((1, None), (2, None), (3, "nginx")):
         (tmp_path / str(pid)).mkdir()
         if pid > 1:

@@ -181,12 +181,7 @@ def test_daemon_json_comes_back_byte_for_byte(
     [("", "55800-55899", "55800-55899"), ("8080,55890-55950", "55800-55899", "8080,55800-55950"), ("1-3", "4", "1-4")],
 )
 def test_reserved_ports_are_added_to(make_caller: MakeCaller, view: View, have: str, want: str, new: str) -> None:
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("host", Path(__file__).parents[2] / "_modules" / "mrvpn_host.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = rig.module("mrvpn_host")
     assert module._with(have, want) == new
 
 
