@@ -6,6 +6,8 @@ left (wg_t 10.9.0.1) ---- veth 192.0.2.0/24 ---- right (wg_t 10.9.0.2)
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -161,6 +163,59 @@ def test_tunnel_comes_up_reloads_in_place_and_is_gone_after_stop(ends: tuple[End
     assert left.process.wait(10) == 0
     assert NAME not in left.ip("link", "show")
     assert f"mrvpn_{NAME}" not in sh("ip", "netns", "exec", left.netns, "nft", "list", "tables")
+
+
+def test_peers_change_and_no_packet_of_those_that_stay_is_lost(ends: tuple[End, End]) -> None:
+    left, _ = ends
+    for end in ends:
+        end.start()
+    until("a ping over the tunnel", lambda: pings(left, "10.9.0.2"))
+    peers = left.folder / "live/peers"
+    far = (peers / "far.conf").read_text()
+    key = far.split("PublicKey = ")[1].split()[0]
+    other, third = keypair()[1], keypair()[1]
+    secret = keypair()[0]
+
+    def allowed() -> dict[str, set[str]]:
+        lines = sh(*left.enter("wg", "show", NAME, "allowed-ips")).splitlines()
+        return {line.split()[0]: set(line.split()[1:]) for line in lines}
+
+    ping = subprocess.Popen(
+        ["ip", "netns", "exec", left.netns, "ping", "-n", "-q", "-i", "0.001", "-W", "1", "10.9.0.2"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for number in range(10):
+        # what the far peer gives up the other gets, and the other way round; one peer has a preshared key at times
+        (peers / "far.conf").write_text(far.replace("10.9.0.2/32", "10.9.0.2/32, 10.7.0.0/24, fd07::/64"))
+        (peers / "other.conf").write_text(
+            f"[Peer]\nPublicKey = {other}\nPresharedKey = {secret}\nAllowedIPs = 10.6.0.0/24\n"
+        )
+        (peers / "third.conf").unlink(missing_ok=True)
+        sh(*left.enter(str(SCRIPT), "reload"))
+        assert allowed() == {key: {"10.9.0.2/32", "10.7.0.0/24", "fd07::/64"}, other: {"10.6.0.0/24"}}, number
+        assert secret in sh(*left.enter("wg", "show", NAME, "preshared-keys"))
+        (peers / "far.conf").write_text(far.replace("10.9.0.2/32", "10.6.0.0/24, 10.9.0.2/32"))
+        (peers / "other.conf").write_text(
+            f"[Peer]\nPublicKey = {other}\nPersistentKeepalive = 7\nAllowedIPs = 10.7.0.0/24, fd07:1::/64\n"
+        )
+        (peers / "third.conf").write_text(f"[Peer]\nPublicKey = {third}\nAllowedIPs = fd07::/64\n")
+        sh(*left.enter(str(SCRIPT), "reload"))
+        assert allowed() == {
+            key: {"10.9.0.2/32", "10.6.0.0/24"},
+            other: {"10.7.0.0/24", "fd07:1::/64"},
+            third: {"fd07::/64"},
+        }
+        assert secret not in sh(*left.enter("wg", "show", NAME, "preshared-keys"))
+        assert f"{other}\t7" in sh(*left.enter("wg", "show", NAME, "persistent-keepalive"))
+    ping.send_signal(signal.SIGINT)
+    told = ping.communicate(timeout=10)[0]
+    sent, answered = (int(number) for number in re.findall(r"(\d+) (?:packets transmitted|received)", told))
+    assert sent > 500 and sent - answered <= 1, told  # the last may have been on its way
+    # what somebody changed by hand is put right
+    sh(*left.enter("wg", "set", NAME, "peer", other, "allowed-ips", "10.5.0.0/24"))
+    sh(*left.enter(str(SCRIPT), "reload"))
+    assert allowed()[other] == {"10.7.0.0/24", "fd07:1::/64"}
 
 
 def test_a_reload_keeps_the_link_local_address_that_the_kernel_made(ends: tuple[End, End]) -> None:
