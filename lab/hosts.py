@@ -167,7 +167,10 @@ def forget(host: Host) -> None:
 
 def processes(host: Host) -> list[int]:
     """PIDs of what runs in the host's own mount namespace: daemons and their helpers, not what is in containers."""
-    pin = (folder(host) / "ns" / "mnt").stat()
+    path = folder(host) / "ns" / "mnt"
+    if not path.exists():
+        return []
+    pin = path.stat()
     found = []
     for path in Path("/proc").glob("[0-9]*/ns/mnt"):
         with contextlib.suppress(OSError):

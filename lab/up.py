@@ -111,6 +111,8 @@ def down() -> None:
         stop(descendants(clients), seconds=5)
         stop([pid for name, pid in own if name.startswith("dockerd-")], seconds=20)
         stop([*containers, *in_cgroups(), *descendants([pid for _, pid in own])], seconds=2)
+        # whose parent died before, and what no one recorded
+        stop([pid for host in HOSTS if host.root for pid in hosts.processes(host)], seconds=2)
     with step("mounts, namespaces, cgroups, state: removed"):
         hosts.unmake()
         _remove(_remove_cgroups, "cgroups")

@@ -6,11 +6,15 @@ With MRVPN_LAB_KEEP=1 a lab that is up already is used and left as it is: for th
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
-from lab import dump, salt, up
+from lab import client, dump, internet, salt, traffic, up
+from lab.deadline import until
+from lab.internet import SHORT
 
 KEEP = os.environ.get("MRVPN_LAB_KEEP") == "1"
 
@@ -28,3 +32,26 @@ def lab() -> Iterator[None]:
     yield
     if not KEEP:
         up.down()
+
+
+OWN = (SHORT.ipv4, SHORT.ipv6)
+SILENCE = 130  # seconds: longer than conntrack keeps a UDP flow that was answered
+
+
+@dataclass
+class ShortLived:
+    """When a name with a TTL of ten seconds was asked for, and flows to it that are silent for a while."""
+
+    asked: float
+    flows: traffic.Running
+
+
+@pytest.fixture(scope="session")
+def short_lived(lab: None) -> Iterator[ShortLived]:
+    """Asks once. Whoever wants the time to pass beside other tests wants this before them."""
+    internet.count_reset()
+    for kind, address in (("A", SHORT.ipv4), ("AAAA", SHORT.ipv6)):
+        until(f"short.fresh.ru {kind}", lambda k=kind, a=address: client.lookup("short.fresh.ru", k) == [a], 30)  # type: ignore[misc]
+    flows = traffic.Running(traffic.PYTHON, "-m", "lab.probes.idle_flow", str(SILENCE), *OWN)
+    yield ShortLived(time.monotonic(), flows)
+    flows.stop()

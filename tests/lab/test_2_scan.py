@@ -22,7 +22,7 @@ from lab.deadline import until
 from lab.state import REPO, RUN, sh
 from lab.topology import CLIENT, ENTRY, Host
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900), pytest.mark.usefixtures("lab")]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(900), pytest.mark.usefixtures("lab", "short_lived")]
 GATEWAY6 = "fd6d:7276:11::1"
 BRIDGE = ("172.30.55.2", "fd6d:7276:0:55::2")  # the gateway's addresses on its own compose network
 HOST_BEHIND = ("172.30.55.1",)  # the host's
