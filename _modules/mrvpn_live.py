@@ -262,7 +262,8 @@ def status(root="/opt/mrvpn", far_ends=None):
 
 def flows(tunnel, root="/opt/mrvpn", seconds=60):
     """
-    Waits until traffic can flow by a tunnel: a handshake, and OSPF's neighbour in state Full where OSPF speaks there.
+    Waits until traffic can flow by a tunnel: a handshake, OSPF's neighbour in state Full where OSPF speaks there, and
+    ipt_server's word that it is up where it is an exit: until then its fallback stands in.
 
     Returns ``{"up": bool, "after": seconds, "why": what is still missing}``.
 
@@ -296,9 +297,13 @@ def _missing(tunnel, root):
         containers = __salt__["mrvpn_docker.containers"]()
         services = [s for s, c in containers.items() if s.endswith("_frr") and c["running"]]
         speaking = {name: states for s in services for name, states in neighbors(s).items()}
+        deciding = [s for s, c in containers.items() if s.endswith("_ipt") and c["running"]]
+        exits = {e["name"]: e for s in deciding for e in __salt__["mrvpn_ipt.status"](s).get("exits", [])}
     except (CommandExecutionError, ValueError) as error:
-        return f"OSPF: {error}"
+        return f"OSPF or rules: {error}"
     states = speaking.get(tunnel, {})
     if services and not any(str(state).startswith("Full") for state in states.values()):
         return f"{tunnel}: OSPF has no neighbour in state Full ({', '.join(map(str, states.values())) or 'none seen'})"
+    if exits.get(tunnel, {}).get("up") is False:
+        return f"{tunnel}: as an exit it is still down: {(exits[tunnel].get('health') or {}).get('reason')}"
     return None

@@ -92,6 +92,28 @@ def test_a_burst_that_lost_some_is_asked_again_steadily(netns: str, late: bool) 
     assert [command[-2] for command in rounds] == [live.BURST, live.STEADY]
 
 
+def test_traffic_flows_by_an_exit_once_the_rules_send_it_there(tmp_path: Path) -> None:
+    """A tunnel that is up, with its neighbour, while ipt_server still has its fallback stand in."""
+    live = rig.module("mrvpn_live")
+    (tmp_path / ".mrvpn").mkdir()
+    (tmp_path / live.REGISTRY).write_text(json.dumps({"wg_de": "wg_tunnels/wg_de/private.key"}))
+    peer = f"\t(none)\t192.0.2.1:1\t\t{int(time.time())}\t1\t1\toff"
+    told = f"its own line\nKEY{peer}\n"
+    exits = [{"name": "wg_de", "up": False, "health": {"reason": "its host route was gone"}}]
+    running = {"running": True, "health": "healthy"}
+    live.__salt__ = {
+        "mrvpn_docker.containers": lambda: dict.fromkeys(("wg_de", "firezone_frr", "firezone_ipt"), running),
+        "mrvpn_docker.exec_in": lambda *_, timeout: {"code": 0, "out": told, "err": ""},
+        "mrvpn_ipt.status": lambda _: {"exits": exits},
+    }
+    live.__opts__ = {"id": "entry"}
+    live.neighbors = lambda _: {"wg_de": {"10.0.0.1": "Full/-"}}
+    waited = live.flows("wg_de", str(tmp_path), seconds=0)
+    assert (waited["up"], waited["why"]) == (False, "wg_de: as an exit it is still down: its host route was gone")
+    exits[0]["up"] = True
+    assert live.flows("wg_de", str(tmp_path), seconds=0)["up"] is True
+
+
 def test_the_version_is_recorded_only_where_nothing_failed(make_caller: MakeCaller, view: View, tmp_path: Path) -> None:
     its = view("uk")
     its["root"] = str(tmp_path / "opt")
