@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import itertools
+import re
+import shlex
 import stat
 from pathlib import Path
 from typing import Any
@@ -190,6 +192,18 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["check", str(output)]) == 0
     assert main(command) == 1  # never written over
     assert "is there already" in capsys.readouterr().err
+
+
+def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/moving-from-mrvpn2.md, as it stands."""
+    page = (Path(__file__).parents[3] / "docs" / "moving-from-mrvpn2.md").read_text()
+    (block,) = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
+    (tmp_path / "mrvpn.yml").write_text(CONFIG.replace('"{{ us_port }}"', "55824"))
+    (tmp_path / "hosts.yml").write_text(INVENTORY.replace("out-mrvpn-us:", "out-mrvpn-us: {ansible_host: 192.0.2.40}"))
+    monkeypatch.chdir(tmp_path)
+    lines = [shlex.split(line) for line in block.splitlines()]
+    assert [line[:2] for line in lines] == [["mrvpn", verb] for verb in ("import", "check", "plan", "graph")]
+    assert [main(line[1:]) for line in lines] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
