@@ -506,7 +506,7 @@ def remove_rule(number, commit=True, apply=True, branch=None, test=False, **matc
 
     .. code-block:: bash
 
-        salt-run mrvpn.remove_rule 3 country=IE
+        salt-run mrvpn.remove_rule 2 country=IE
     """
     return _changed(lambda t, n: changes.remove_rule(t, n, int(number), _match(match)), commit, branch, apply, test)
 
@@ -543,7 +543,8 @@ def apply(hosts=None):
     bad = [host for host, told in found.items() if told["result"] != "applied"]
     if bad:
         __context__["retcode"] = 1
-        return {"hosts": found, "error": f"not brought to {', '.join(bad)}", "retcode": 1}
+        why = [f"{host}: {line}" for host in bad for line in found[host].get("why", [])]
+        return {"hosts": found, "error": f"not brought to {', '.join(bad)}", "problems": why, "retcode": 1}
     return {"hosts": found}
 
 

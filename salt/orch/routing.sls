@@ -15,7 +15,10 @@ rules:
     - tgt: {{ hosts | json }}
     - tgt_type: list
     - sls: mrvpn.routing
+    # a host that has just come up may be applying: Salt would ask after 5 s whether the job still runs, and take 10 s
+    # of silence of a busy host for an end
     - queue: True
+    - timeout: 60
     - require:
       - salt: views
 
