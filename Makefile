@@ -33,7 +33,7 @@ lint: venv           ## ruff, mypy, salt-lint, yamllint, import boundaries
 	@$(BIN)/yamllint --strict .
 	@find salt reactor -name '*.sls' -print0 | xargs -0 -r $(BIN)/salt-lint
 
-soak: venv           ## what the lab tests interrupt, many times more: twenty killed applies, every host booted in both ways, the day's work of operations.md
+soak: venv           ## the lab's trouble many times over: killed applies, every kind of boot; the day's work of operations.md
 	@MRVPN_SOAK=$${SOAK:-20} $(BIN)/python -m pytest tests/lab/test_4_crashes.py tests/lab/test_5_interrupted.py tests/lab/test_8_quickstart.py
 
 fuzz: venv           ## hostile bytes into every parser, FUZZ cases each (default 20000), guided by coverage
