@@ -24,7 +24,7 @@ LATE = 300  # seconds after an answer of TTL 10
 def test_a_flow_that_idles_and_a_client_that_connects_late_keep_their_exit(short_lived: ShortLived) -> None:
     until("the flows have gone on", lambda: short_lived.flows.process.poll() is not None, 200, every=1)
     wanted = {address: [seen_from(RU, address)] * 2 for address in OWN}
-    assert json.loads(short_lived.flows.stop()) == wanted
+    assert json.loads(short_lived.flows.said()) == wanted
     time.sleep(max(0.0, short_lived.asked + LATE - time.monotonic()))
     # no question of its own: the phone kept the address
     assert {address: client.fetch(url(address)) for address in OWN} == {a: seen_from(RU, a) for a in OWN}

@@ -42,6 +42,7 @@ OPERATING = re.findall(
 HOSTS = {"master": MASTER, "entry": ENTRY, "uk": UK, "de": OFFICE, "paris": US}
 ORIGIN, CHECKOUT, HOME = "/srv/git/network.git", Path("/srv/mrvpn"), "/root"
 FINGERPRINT = "openssl pkey -pubin -in /etc/salt/pki/master/minions_pre/uk -outform DER | sha256sum"
+AGAIN = {"salt-run mrvpn.apply", "salt-run mrvpn.status", "salt-run mrvpn.deploy apply=True"}
 ROOM = {"mrvpn": {"image": {"source": "preloaded"}, "dns": {"upstream": [DNS], "dnssec": "off"}}}
 
 
@@ -90,6 +91,13 @@ def run(host: Host, line: str, stdin: str = "y\n") -> str:
     assert done.returncode == 0, f"{line}: exit code {done.returncode}: {done.stdout[-3000:]}{done.stderr[-2000:]}"
     print(f"$ {line}  # {time.monotonic() - began:.1f} s\n{done.stdout[-1500:]}")
     return done.stdout
+
+
+def again(host: Host, line: str) -> str:
+    """The same for what may be said twice, as its own words advise where a host was still busy with its first apply."""
+    told = until(line, lambda: run(host, line) or "nothing", 120, every=5)
+    assert told is not None
+    return told
 
 
 def restart(host: Host, service: str) -> str:
@@ -162,7 +170,7 @@ def test_from_bare_machines_to_a_phone_and_one_more_exit(bare: None) -> None:
             for name in names:
                 if line == "salt-run mrvpn.apply":
                     answer("entry", "uk")
-                told = run(HOSTS[name], line)
+                told = run(HOSTS[name], line) if line not in AGAIN else again(HOSTS[name], line)
         if lines[0].startswith("salt-run mrvpn.deploy apply"):
             connect()
             until("GB leaves by uk", lambda: not leaves_by(UK, SITES["GB"]), 30)
@@ -191,8 +199,8 @@ def operate(added: str, hello: list[str]) -> None:
         if line == added:
             assert leaves_by(OFFICE, SITES["DE"]) == [], "by the exit that was added"
             assert leaves_by(UK, SITES["GB"]) == []
-            again = json.loads(run(MASTER, "salt --static --out=json '*' state.apply"))
-            changed = {name: [s["__id__"] for s in states.values() if s["changes"]] for name, states in again.items()}
+            second = json.loads(run(MASTER, "salt --static --out=json '*' state.apply"))
+            changed = {name: [s["__id__"] for s in states.values() if s["changes"]] for name, states in second.items()}
             assert changed == {"entry": [], "uk": [], "de": []}
         if "mrvpn.remove_exit" in line:
             until("its rules went to uk", lambda: not leaves_by(UK, SITES["DE"]), 30)
