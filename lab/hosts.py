@@ -167,10 +167,10 @@ def forget(host: Host) -> None:
 
 def processes(host: Host) -> list[int]:
     """PIDs of what runs in the host's own mount namespace: daemons and their helpers, not what is in containers."""
-    path = folder(host) / "ns" / "mnt"
-    if not path.exists():
+    pinned = folder(host) / "ns" / "mnt"
+    if not pinned.exists():
         return []
-    pin = path.stat()
+    pin = pinned.stat()
     found = []
     for path in Path("/proc").glob("[0-9]*/ns/mnt"):
         with contextlib.suppress(OSError):

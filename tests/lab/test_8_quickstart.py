@@ -15,7 +15,6 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import yaml
@@ -40,10 +39,10 @@ OPERATING = re.findall(
 )
 # the pages' ids, and the machines at their addresses
 HOSTS = {"master": MASTER, "entry": ENTRY, "uk": UK, "de": OFFICE, "paris": US}
-ORIGIN, CHECKOUT, HOME = "/srv/git/network.git", Path("/srv/mrvpn"), "/root"
+ORIGIN, HOME = "/srv/git/network.git", "/root"
 FINGERPRINT = "openssl pkey -pubin -in /etc/salt/pki/master/minions_pre/uk -outform DER | sha256sum"
 AGAIN = {"salt-run mrvpn.apply", "salt-run mrvpn.status", "salt-run mrvpn.deploy apply=True"}
-ROOM = {"mrvpn": {"image": {"source": "preloaded"}, "dns": {"upstream": [DNS], "dnssec": "off"}}}
+ROOM = {"image": {"source": "preloaded"}, "dns": {"upstream": [DNS], "dnssec": "off"}}
 
 
 @pytest.fixture
@@ -69,7 +68,6 @@ def bare() -> Iterator[None]:
         ("safe.directory", "*"),
     ):
         run(MASTER, f"git config --global {key} '{value}'")
-    hosts.put(MASTER, f"{HOME}/country.mmdb", "")
     run(MASTER, f"cp {REPO}/.cache/country/country.mmdb {HOME}/country.mmdb")
     try:
         yield
@@ -157,7 +155,7 @@ def test_from_bare_machines_to_a_phone_and_one_more_exit(bare: None) -> None:
             assert {name: one["endpoint"] for name, one in addresses.items()} == {
                 name: HOSTS[name].ipv4 for name in ("entry", "uk")
             }
-            described("gateway.yaml", ROOM["mrvpn"])
+            described("gateway.yaml", ROOM)
         if lines[0].startswith("printf 'master:"):
             start(names, lines)
             continue
