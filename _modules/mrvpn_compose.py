@@ -259,7 +259,7 @@ def deploy(view):
             done.setdefault("reloaded", {})[service] = how
     finally:
         _remember(root, record)
-    _settle(hashes)
+    _settle(hashes, after)
     return done
 
 
@@ -319,11 +319,14 @@ def _back(root, changes, kept):
             _compose(root, "up", "--detach", "--remove-orphans", *(["--no-recreate"] if kept else []))
 
 
-def _settle(services):
-    """Waits until these services are healthy; raises with the last lines of the log of what is not."""
+def _settle(services, have=None):
+    """
+    Waits until these services are healthy; raises with the last lines of the log of what is not. ``have``: the
+    containers as they were looked at just now.
+    """
     deadline = time.monotonic() + HEALTHY_WITHIN
     while True:
-        have = __salt__["mrvpn_docker.containers"](PROJECT)
+        have = have or __salt__["mrvpn_docker.containers"](PROJECT)
         waiting = {
             service: have[service]
             for service in have.keys() & set(services)
@@ -334,6 +337,7 @@ def _settle(services):
         if time.monotonic() > deadline:
             raise CommandExecutionError("\n".join(_complaint(service, c) for service, c in sorted(waiting.items())))
         time.sleep(0.25)
+        have = None
 
 
 def _complaint(service, container):

@@ -97,9 +97,10 @@ def _parts(text):
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
-def too_old(min_engine, min_compose):
+def too_old(min_engine, min_compose=None):
     """
-    What is older than MRVPN needs, as sentences; an empty list when nothing is.
+    What is older than MRVPN needs, as sentences; an empty list when nothing is. Without ``min_compose`` Compose is not
+    asked, which takes longer than all the rest.
 
     CLI Example:
 
@@ -108,7 +109,10 @@ def too_old(min_engine, min_compose):
         salt '*' mrvpn_docker.too_old 20.10 2.20
     """
     found = []
-    for what, have, need in (("Engine", version(), min_engine), ("Compose", compose_version(), min_compose)):
+    pairs = [("Engine", version(), min_engine)]
+    if min_compose is not None:
+        pairs.append(("Compose", compose_version(), min_compose))
+    for what, have, need in pairs:
         if _parts(have) < _parts(need):
             found.append(f"Docker {what} {have} is older than {need}")
     return found

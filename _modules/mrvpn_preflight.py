@@ -66,13 +66,16 @@ def _opened(process):
                 yield os.readlink(link)
 
 
-def _owner(inode, proc="/proc"):
-    """The program that has a socket open and its process, ``(name, pid)``; None where nobody is found."""
+def _owners(inodes, proc="/proc"):
+    """The programs that have these sockets open, ``{inode: (name, pid)}``; those of nobody are not in it."""
+    wanted, found = {f"socket:[{inode}]": inode for inode in inodes}, {}
     for pid in filter(str.isdigit, os.listdir(proc)):
-        if f"socket:[{inode}]" in _opened(Path(proc, pid)):
+        if len(found) == len(wanted):
+            break
+        for link in wanted.keys() & set(_opened(Path(proc, pid))):
             with contextlib.suppress(OSError):
-                return Path(proc, pid, "comm").read_text().strip(), pid
-    return None
+                found.setdefault(wanted[link], (Path(proc, pid, "comm").read_text().strip(), pid))
+    return found
 
 
 def _wireguards(view):
@@ -83,10 +86,11 @@ def _wireguards(view):
 
 
 def _ports(view):
-    taken, wireguards = _taken(), _wireguards(view)
-    for (protocol, port), where in sorted(_wanted_ports(view).items()):
+    wanted, taken, wireguards = _wanted_ports(view), _taken(), _wireguards(view)
+    owners = _owners({taken[port] for port in wanted if port in taken})
+    for (protocol, port), where in sorted(wanted.items()):
         inode = taken.get((protocol, port))
-        owner = _owner(inode) if inode else None
+        owner = owners.get(inode)
         if inode and owner is None and _taken().get((protocol, port)) != inode:
             inode = None  # it ended while it was looked for
         program, pid = owner or ("another program", "unknown")

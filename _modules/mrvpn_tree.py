@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import jinja2
@@ -21,6 +22,7 @@ from salt.exceptions import CommandExecutionError
 
 LIST = "mrvpn/files.jsonl.j2"
 DIFF_LINES = 60
+FRESH = 20  # seconds for which a rendering serves again: several states of one run ask for the same
 
 
 def _source(name):
@@ -28,6 +30,13 @@ def _source(name):
     if not cached:
         return None
     return Path(cached).read_text()
+
+
+def _compiled():
+    """The folder of compiled templates, each known by its text: compiling takes ten times as long as rendering."""
+    folder = Path(__opts__["cachedir"]) / "mrvpn" / "templates"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
 
 
 def _environment():
@@ -38,6 +47,7 @@ def _environment():
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        bytecode_cache=jinja2.FileSystemBytecodeCache(str(_compiled())),
     )
     # what is undefined says its name, in JSON too
     jinja.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": str}
@@ -50,6 +60,14 @@ def render(view):
 
     Holds preshared keys in ``text``: for other modules, not for the command line.
     """
+    made_of = json.dumps(view, sort_keys=True, default=str)
+    known = __context__.get("mrvpn_tree.rendered")
+    if known is None or known[0] != made_of or time.monotonic() - known[1] > FRESH:
+        known = __context__["mrvpn_tree.rendered"] = (made_of, time.monotonic(), _render(view))
+    return [dict(file) for file in known[2]]
+
+
+def _render(view):
     jinja = _environment()
     files = []
     source = LIST

@@ -9,12 +9,14 @@ Master configuration::
           # secrets: sdb://vault                    # or a profile of sdb: NAME is read as sdb://vault/NAME
 
 A secret may also name sdb itself: ``{secret: sdb://vault/NAME}``.
+Beside it stands pillar['mrvpn_modules'], `{"modules/mrvpn.py": digest}`: what of this checkout minions load.
 A view that cannot be made answers ``{"_errors": [...]}``: ``state.apply`` then refuses to run and shows every problem.
 This module must load whatever is missing: were it absent, Salt would go on with an empty pillar.
 """
 
 import contextlib
 import gc
+import hashlib
 import json
 import logging
 import marshal
@@ -34,6 +36,10 @@ _compiled = {}  # path -> (content, Compiled): parsed once per content, not once
 _views = {}  # (path, minion) -> (what it was made of, the view as marshal writes it)
 _told = {}  # host -> (stamp of its mine, what it told)
 _secret_files = {}  # path -> (stamp, values)
+_digests = {}  # path -> (stamp, digest)
+
+CHECKOUT = Path(__file__).parents[1]
+LOADED = ("modules", "states", "grains", "engines", "proxy")  # what minions load, in folders `_modules` and so on
 
 OPTIONAL = "psk_root"  # without it there are no preshared keys
 SDB = "sdb://"
@@ -76,7 +82,7 @@ def _answer(path, minion_id, secrets):
         with contextlib.suppress(Exception):  # its own call says what is wrong
             _view(path, content, compiled, entrypoint, secrets)
     try:
-        return {"mrvpn": _view(path, content, compiled, minion_id, secrets)}
+        return {"mrvpn": _view(path, content, compiled, minion_id, secrets), "mrvpn_modules": _modules()}
     except views.Unfit as unfit:
         where = f" ({secrets})" if secrets else ""
         return {"_errors": [f"mrvpn: {problem}{where}" for problem in unfit.problems]}
@@ -126,6 +132,19 @@ def _view(path, content, compiled, minion_id, secrets):
     if mine is not None and not values.elsewhere:
         _views[path, minion_id] = (made_of, marshal.dumps(view))
     return view
+
+
+def _modules():
+    """{"modules/mrvpn.py": 16 hex digits of its SHA-256} of the files that minions load, whatever serves them."""
+    found = {}
+    for kind in LOADED:
+        for file in sorted((CHECKOUT / f"_{kind}").glob("*.py")):
+            stamp = _stamp(file)
+            known = _digests.get(file)
+            if known is None or known[0] != stamp:
+                known = _digests[file] = (stamp, hashlib.sha256(file.read_bytes()).hexdigest()[:16])
+            found[f"{kind}/{file.name}"] = known[1]
+    return found
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------------

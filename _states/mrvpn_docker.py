@@ -30,7 +30,8 @@ def engine(name, min_engine, min_compose, manage, source="distribution"):
                 changes = {package: {"old": "", "new": "installed"} for package in how["packages"]}
                 return _result(name, f"would be installed ({told})", changes, result=None)
             changes = __salt__["mrvpn_engine.install"](sorted(lacking), source)
-        old = __salt__["mrvpn_docker.too_old"](min_engine, min_compose)
+        # a Compose that was not lacking is new enough
+        old = __salt__["mrvpn_docker.too_old"](min_engine, min_compose if lacking else None)
     except (CommandExecutionError, OSError) as error:
         return _result(name, str(error), changes, result=False)
     if old:

@@ -138,7 +138,7 @@ class Site:
             "pki_dir": str(folder / "pki"), "cachedir": str(folder / "cache"), "sock_dir": str(folder / "sock"),
             "log_file": str(folder / "log"), "pidfile": str(folder / "pid"), "log_level_logfile": "error",
             "log_level": "quiet", "acceptance_wait_time": 1, "random_startup_delay": 0,
-            "extension_modules": str(folder / "extmods"), **options,
+            "extension_modules": str(folder / "extmods"), "autoload_dynamic_modules": False, **options,
         }  # fmt: skip
         (folder / "proxy").write_text(json.dumps(config))
         program = str(REPO / "bin" / "mrvpn-salt-proxy")

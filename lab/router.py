@@ -38,6 +38,7 @@ PROXY = {
     "sock_dir": f"{HOME}/run",
     "pidfile": f"{HOME}/run/pid",
     "log_file": f"/var/log/{USER}/proxy.log",
+    "autoload_dynamic_modules": False,
     "disable_modules": [
         *("cmdmod", "file", "cp", "archive", "rsync", "ssh", "status", "system", "user", "useradd", "groupadd"),
         "service",

@@ -17,28 +17,34 @@ from lab.checks.destinations import countries, leaves_by
 from lab.client import GATEWAY4
 from lab.deadline import until
 from lab.internet import SITES
+from lab.state import Trouble
 from lab.topology import ENTRY, MANAGED, MASTER, MINIONS, UK, US
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600), pytest.mark.usefixtures("lab", "description")]
 FAILOVER_SEEN = 15.0  # seconds to a new connection by the fallback; what it takes is printed
 
 
+def described() -> dict[str, str]:
+    return {path.name: path.read_text() for path in salt.DESCRIPTION.glob("*.yaml")}
+
+
 @pytest.fixture
 def description() -> Iterator[None]:
     """The lab's description is put back, and applied, whatever a test did to it."""
-    kept = {path.name: path.read_text() for path in salt.DESCRIPTION.glob("*.yaml")}
+    kept = described()
     try:
         yield
     except BaseException:
         dump.everything()
         raise
     finally:
-        shutil.rmtree(salt.DESCRIPTION)
-        salt.DESCRIPTION.mkdir()
-        for name, text in kept.items():
-            (salt.DESCRIPTION / name).write_text(text)
-        salt.orchestrate("orch.keys")
-        salt.apply()
+        if described() != kept:
+            shutil.rmtree(salt.DESCRIPTION)
+            salt.DESCRIPTION.mkdir()
+            for name, text in kept.items():
+                (salt.DESCRIPTION / name).write_text(text)
+            salt.orchestrate("orch.keys")
+            salt.apply()
 
 
 def runner(*argv: str) -> dict[str, Any]:
@@ -51,6 +57,15 @@ def test_master_and_minions_run_with_exactly_what_the_states_write() -> None:
     assert salt.master_settings() == {}
     for host in MANAGED:  # a router's proxy has no settings on its host
         assert salt.changes(salt.apply(host.name, "mrvpn.minion")) == {}
+
+
+def test_a_host_with_other_modules_gets_the_masters_before_anything_is_applied() -> None:
+    kept = "/var/cache/salt/minion/extmods/modules/mrvpn_frr.py"
+    hosts.run(UK, "sh", "-c", f"echo '# of another version' >> {kept}")
+    with pytest.raises(Trouble, match=r"modules/mrvpn_frr\.py.*apply again"):
+        salt.apply(UK.name)
+    assert "another version" not in hosts.run(UK, "cat", kept)
+    assert salt.changes(salt.apply(UK.name)) == {}
 
 
 def test_status_tells_people_and_monitoring_the_same() -> None:

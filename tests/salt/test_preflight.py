@@ -79,8 +79,7 @@ def test_whose_a_socket_is_among_processes_that_end(tmp_path: Path) -> None:
         if name:
             (tmp_path / str(pid) / "comm").write_text(f"{name}\n")
     (tmp_path / "net").mkdir()
-    assert preflight._owner("4711", tmp_path) == ("nginx", "3")
-    assert preflight._owner("4712", tmp_path) is None
+    assert preflight._owners({"4711", "4712"}, tmp_path) == {"4711": ("nginx", "3")}
 
 
 def test_a_port_is_found_taken_without_iproute2(tmp_path: Path, netns: str, view: View) -> None:
