@@ -1,6 +1,6 @@
 """The quick start, its command blocks in their order, on machines that hold nothing of MRVPN: a master, an entrypoint,
-an exit, a phone, and at last one more exit; `make soak` goes on with what the operator does day by day, from
-operations.md. They are the lab's own machines made anew; it is no use to others after it.
+an exit, a phone, one more exit, and at last a master that is lost and restored by operations.md; `make soak` goes on
+with what the operator does day by day. They are the lab's own machines made anew; it is no use to others after it.
 
 A block below `<!-- on: HOST, HOST -->` is run line by line there. What the page says in words is done here: addresses
 are looked at, public keys compared, lines added to the description. What a lab cannot have is stood in for: packages
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -34,12 +35,18 @@ pytestmark = [
 ]
 BLOCK = re.compile(r"^<!-- on: ([\w, ]+) -->\n```sh\n(.*?)^```$", re.M | re.S)
 PAGE = (REPO / "docs" / "quickstart.md").read_text()
-OPERATING = re.findall(
-    r"^<!-- after the quick start -->\n```sh\n(.*?)^```$", (REPO / "docs" / "operations.md").read_text(), re.M | re.S
-)
+
+
+def _of_operations(mark: str) -> list[str]:
+    """The lines of the blocks below this mark, in their order."""
+    page = (REPO / "docs" / "operations.md").read_text()
+    found = re.findall(rf"^<!-- {mark} -->\n```sh\n(.*?)^```$", page, re.M | re.S)
+    return [line for text in found for line in text.splitlines()]
+
+
 # the pages' ids, and the machines at their addresses
 HOSTS = {"master": MASTER, "entry": ENTRY, "uk": UK, "de": OFFICE, "paris": US}
-ORIGIN, HOME = "/srv/git/network.git", "/root"
+ORIGIN, HOME = str(RUN / "network.git"), "/root"  # the forge is none of the machines
 FINGERPRINT = "openssl pkey -pubin -in /etc/salt/pki/master/minions_pre/uk -outform DER | sha256sum"
 AGAIN = {"salt-run mrvpn.apply", "salt-run mrvpn.status", "salt-run mrvpn.deploy apply=True"}
 ROOM = {"image": {"source": "preloaded"}, "dns": {"upstream": [DNS], "dnssec": "off"}}
@@ -53,13 +60,30 @@ def bare() -> Iterator[None]:
         if host.docker:
             hosts.run(host, "sh", "-c", "docker ps -aq | xargs -r docker rm --force", check=False)
             docker.halt(host)
-        hosts.remove(host)
-        hosts.link(host)
-        hosts.make_root(host)
+        anew(host)
     for host in (ENTRY, UK, OFFICE, US):
         docker.start(host)
         docker.load(host, image.ensure())
+    shutil.rmtree(ORIGIN, ignore_errors=True)
     hosts.run(MASTER, "git", "init", "-q", "--bare", "--initial-branch=main", ORIGIN)
+    addresses()
+    run(MASTER, f"cp {REPO}/.cache/country/country.mmdb {HOME}/country.mmdb")
+    try:
+        yield
+    except BaseException:
+        dump.everything()
+        raise
+
+
+def anew(host: Host) -> None:
+    """A machine as it is bought."""
+    hosts.remove(host)
+    hosts.link(host)
+    hosts.make_root(host)
+
+
+def addresses() -> None:
+    """On the master: who commits, and where the pages' repositories are."""
     for key, value in (
         ("user.name", "ann"),
         ("user.email", "ann@example.net"),
@@ -68,12 +92,6 @@ def bare() -> Iterator[None]:
         ("safe.directory", "*"),
     ):
         run(MASTER, f"git config --global {key} '{value}'")
-    run(MASTER, f"cp {REPO}/.cache/country/country.mmdb {HOME}/country.mmdb")
-    try:
-        yield
-    except BaseException:
-        dump.everything()
-        raise
 
 
 def run(host: Host, line: str, stdin: str = "y\n") -> str:
@@ -179,7 +197,7 @@ def test_from_bare_machines_to_a_phone_and_one_more_exit(bare: None) -> None:
 
 def operate(added: str, hello: list[str]) -> None:
     """The quick start's last line, within the day's work of operations.md. `hello`: what makes a host known."""
-    lines = [line for text in OPERATING for line in text.splitlines()]
+    lines = _of_operations("after the quick start")
     assert added in lines and "salt-run mrvpn.rollback" in lines
     if "MRVPN_SOAK" not in os.environ:  # two minutes more
         lines = [added]
@@ -202,6 +220,33 @@ def operate(added: str, hello: list[str]) -> None:
             assert changed == {"entry": [], "uk": [], "de": []}
         if "mrvpn.remove_exit" in line:
             until("its rules went to uk", lambda: not leaves_by(UK, SITES["DE"]), 30)
+    restore()
+
+
+def restore() -> None:
+    """The master is lost, and a new one goes on from the backup of the old."""
+    backup, lines = _of_operations("backup: master"), _of_operations("restore: master")
+    for line in backup:
+        run(MASTER, line)
+    kept = RUN / "mrvpn.tar.gz"
+    run(MASTER, f"cp mrvpn.tar.gz {kept}")
+    before = json.loads(run(MASTER, "salt-run --out=json mrvpn.history"))
+    stop([pid for name, pid in processes() if name == "salt-master"])
+    anew(MASTER)
+    assert leaves_by(UK, SITES["GB"]) == [], "without a master"
+    addresses()
+    run(MASTER, f"cp {kept} mrvpn.tar.gz")
+    kept.unlink()
+    for line in lines:
+        if line == "salt-run state.orchestrate orch.keys":
+            answer("entry", "uk")
+        (again if line in AGAIN else run)(MASTER, line)
+    assert json.loads(run(MASTER, "salt-run --out=json mrvpn.history")) == before
+    states = json.loads(run(MASTER, "salt --static --out=json -L entry,uk state.apply"))
+    assert {name: [s["__id__"] for s in found.values() if s["changes"]] for name, found in states.items()} == {
+        "entry": [],
+        "uk": [],
+    }
 
 
 def phone(told: str) -> None:
