@@ -23,7 +23,10 @@ demo: venv           ## the main job: builds the VPN on this machine out of real
 	@$(BIN)/python -m lab demo
 
 test: venv lint      ## all tests; lists what it left out and why, a failure under CI=true
-	@$(BIN)/python -m pytest
+	@failed=0; \
+	$(BIN)/python -m pytest --ignore tests/lab -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder || failed=1; \
+	$(BIN)/python -m pytest tests/lab || failed=1; \
+	exit $$failed
 
 lint: venv           ## ruff, mypy, salt-lint, yamllint, import boundaries
 	@$(BIN)/ruff check .

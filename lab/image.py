@@ -6,6 +6,7 @@ Knows: debootstrap, apt sources, a dockerd of its own. Must not know: the lab's 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -60,14 +61,23 @@ def mirror() -> str | None:
 
 
 def ensure() -> str:
-    """Builds what is missing and returns the image's id; a second call with unchanged files does nothing."""
+    """Builds what is missing and returns the image's id; a second call with unchanged files does nothing.
+
+    Of several processes one builds, the others wait for it.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _ensure()
+
+
+def _ensure() -> str:
     stamp = CACHE / "stamp"
     wanted = content_hash()
     if stamp.exists() and TARBALL.exists() and ROOT.is_dir():
         have, image_id = stamp.read_text().split()
         if have == wanted:
             return image_id
-    CACHE.mkdir(parents=True, exist_ok=True)
     with _builder():
         if not _docker("images", "-q", BASE).strip():
             _base()

@@ -55,8 +55,9 @@ def main() -> None:
         pair = Authority(options.tls).issue("router")
     password = os.environ.get("MRVPN_ROUTEROS_PASSWORD", User().password)
     user = User(options.user, password, frozenset(options.policies.split(",")))
+    listening: list[socket.socket] = []
     # what the namespace runs ends with the context: a signal must not pass it by
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: _end(listening))
     with contextlib.ExitStack() as stack:
         simulators = []
         realised = None
@@ -71,6 +72,7 @@ def main() -> None:
             port = options.port + number if options.port else 0
             simulators.append(stack.enter_context(Simulator(router, pair, port, options.host)))
         control = stack.enter_context(_listening(options.control)) if options.control else None
+        listening += [control] if control else []
         print(json.dumps({"ports": [simulator.port for simulator in simulators]}), flush=True)
 
         def answer(command: dict[str, Any]) -> object:
@@ -79,10 +81,20 @@ def main() -> None:
         if control is None:
             _answer(sys.stdin, sys.stdout, answer)
         while control is not None:
-            client, _ = control.accept()
+            try:
+                client, _ = control.accept()
+            except OSError:
+                return  # its end
             # a client that is gone takes no answer
             with contextlib.suppress(OSError), client, client.makefile("r") as asked, client.makefile("w") as told:
                 _answer(asked, told, answer)
+
+
+def _end(listening: list[socket.socket]) -> None:
+    """Lets the main loop end; an exception would be lost where the signal meets a finalizer."""
+    if not listening:
+        sys.exit(0)
+    listening[0].shutdown(socket.SHUT_RDWR)
 
 
 def _listening(path: Path) -> socket.socket:
