@@ -24,8 +24,8 @@ demo: venv           ## the main job: builds the VPN on this machine out of real
 
 test: venv lint      ## all tests; lists what it left out and why, a failure under CI=true
 	@failed=0; \
-	$(BIN)/python -m pytest --ignore tests/lab -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder || failed=1; \
-	$(BIN)/python -m pytest tests/lab || failed=1; \
+	$(BIN)/python -m pytest --durations 15 --ignore tests/lab -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder || failed=1; \
+	$(BIN)/python -m pytest --durations 15 tests/lab || failed=1; \
 	exit $$failed
 
 lint: venv           ## ruff, mypy, salt-lint, yamllint, import boundaries
