@@ -381,7 +381,7 @@ def _changed(make, commit, branch, apply, test, wait=FLOWS):
         _fire("mrvpn/schema/changed", {"commit": found.get("commit")})
     else:
         try:
-            found["deployed"] = _deploy(store)
+            found["deployed"] = _deploy(store, own=found["commit"])
         except Trouble as trouble:
             where = f"{found['done']}: pushed as commit {found['commit'][:12]}, but not deployed"
             raise Trouble(f"{where}: {trouble}", trouble.problems, found) from None
@@ -551,11 +551,11 @@ def apply(hosts=None):
 # --- deploying
 
 
-def _deploy(store, force=False):
-    """One deployment, with its events."""
+def _deploy(store, force=False, own=None):
+    """One deployment, with its events. `own`: the commit that a command has just made."""
     with wishes.alone(_place().own("deploy.lock"), TIMEOUT, "another deployment"):
         try:
-            done = store.deploy(force=force, planned=_tell_plan)
+            done = store.deploy(force=force, own=own, planned=_tell_plan)
         except Trouble as trouble:
             refused = store.state().get("refused", {})
             _fire("mrvpn/routing/refused", {"commit": refused.get("commit"), **trouble.as_json()})

@@ -111,10 +111,13 @@ class Store:
             return []
         return [json.loads(line) for line in reversed(self._history.read_text().splitlines()) if line]
 
-    def deploy(self, *, force: bool = False, planned: Callable[[str, Any], None] | None = None) -> Deployed:
+    def deploy(
+        self, *, force: bool = False, own: str | None = None, planned: Callable[[str, Any], None] | None = None
+    ) -> Deployed:
         """Fetches the branch and puts it in force if it is good; Trouble with the reason where it is not.
 
-        `planned` is told of commit and plan before anything is switched.
+        `planned` is told of commit and plan before anything is switched. `own`: a commit that a command has just made;
+        what it removes was named to it, so that a large share needs no `force` where it alone is new.
         """
         repo = self.repository()
         commit = repo.fetch(self.config.branch)
@@ -127,7 +130,8 @@ class Store:
         if held == commit and not force:
             return Deployed("held", commit, before)
         try:
-            found = self._prepare(repo, commit, before, force=force, planned=planned)
+            meant = force or (commit == own and repo.parents(commit) == [before])
+            found = self._prepare(repo, commit, before, force=meant, planned=planned)
         except Trouble as trouble:
             with contextlib.suppress(Trouble):  # the first one is the one to tell
                 self.note(refused={"commit": commit, "time": time.time(), **trouble.as_json()})

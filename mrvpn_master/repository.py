@@ -103,6 +103,10 @@ class Repository:
             return False
         return True
 
+    def parents(self, commit: str) -> list[str]:
+        """The commits that a commit stands on."""
+        return [parent.hexsha for parent in self.git.commit(commit).parents]
+
     def prefix(self, folder: Path) -> str:
         """A folder's path inside the repository, empty for its top."""
         root = Path(str(self.git.working_tree_dir)).resolve()

@@ -201,8 +201,6 @@ def operate(added: str, hello: list[str]) -> None:
     assert added in lines and "salt-run mrvpn.rollback" in lines
     if "MRVPN_SOAK" not in os.environ:  # two minutes more
         lines = [added]
-    # an exit is more than a quarter of so small a network: its removal would ask for force
-    run(MASTER, 'sed -i \'s/"share": 0.25/"share": 1/\' /etc/salt/master.d/mrvpn.conf')
     known = set()
     for line in lines:
         new = re.match(r"salt-run mrvpn.add_(?:exit|host) (\w+)", line)

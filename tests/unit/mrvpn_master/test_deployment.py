@@ -63,8 +63,8 @@ def test_a_remote_that_is_away_changes_nothing(remote: Remote, store: Store) -> 
     assert store.current() == before and rules(store)
 
 
-def test_large_removals_ask_for_force(remote: Remote, store: Store) -> None:
-    store.deploy()
+def nearly_all_gone(remote: Remote) -> str:
+    """The commit of a description that lost most of its tunnels and rules."""
     text = (remote.clone / "pillar/network/routing.yaml").read_text()
     kept = [line for line in text.splitlines() if "interface: wg_" not in line or "wg_uk" in line]
     (remote.clone / "pillar/network/routing.yaml").write_text("\n".join(kept) + "\n")
@@ -74,11 +74,28 @@ def test_large_removals_ask_for_force(remote: Remote, store: Store) -> None:
         "mrvpn: {entrypoint: entry, hosts: {uk: {endpoint: 203.0.113.20}}}\n"
     )
     remote.edit("wg-firezone, wg_office, wg_router", "wg-firezone", "pillar/network/gateway.yaml")
-    remote.push("nearly all gone")
+    return remote.push("nearly all gone")
+
+
+def test_large_removals_ask_for_force(remote: Remote, store: Store) -> None:
+    store.deploy()
+    nearly_all_gone(remote)
     with pytest.raises(Trouble, match="more than the share") as caught:
         store.deploy()
     assert "tunnel wg_us" in caught.value.problems
     assert store.deploy(force=True).result == "deployed"
+
+
+def test_what_a_command_was_told_to_remove_asks_for_none(remote: Remote, store: Store) -> None:
+    store.deploy()
+    assert store.deploy(own=nearly_all_gone(remote)).result == "deployed"
+
+
+def test_what_others_pushed_before_a_commands_commit_does(remote: Remote, store: Store) -> None:
+    store.deploy()
+    nearly_all_gone(remote)
+    with pytest.raises(Trouble, match="more than the share"):
+        store.deploy(own=remote.push("a command's own"))
 
 
 def test_a_rollback_holds_until_the_branch_moves_on(remote: Remote, store: Store) -> None:
