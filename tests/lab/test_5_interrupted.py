@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800), pytest.mark.usefixture
 KILLS = int(os.environ.get("MRVPN_SOAK", "3"))
 SEED = int(os.environ.get("MRVPN_SEED", str(time.time_ns() % 100_000)))
 ROOT = "/opt/mrvpn"
+AFTERWARDS = 2.5  # seconds of pings more: what a change does late counts too
 # one tunnel more between two hosts, known to the recursor too, whose container is recreated for that
 MORE = {
     "zz_more.yaml": (
@@ -70,6 +71,7 @@ def _nothing_lost(*addresses: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         pings = [stack.enter_context(traffic.pinging(address)) for address in (GATEWAY4, *addresses)]
         yield
+        time.sleep(AFTERWARDS)
     told = ", ".join(f"{p.lost} of {p.sent} to {a}" for p, a in zip(pings, (GATEWAY4, *addresses), strict=True))
     print(f"pings lost: {told}")
     assert all(p.sent > 10 for p in pings) and sum(p.lost for p in pings) == 0, told
