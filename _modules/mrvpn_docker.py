@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import urllib.parse
@@ -17,6 +18,8 @@ from pathlib import Path
 from salt.exceptions import CommandExecutionError
 
 PROJECT = "mrvpn"
+# the client's folders of plugins, in its order
+PLUGINS = [f"/usr/{where}/docker/cli-plugins" for where in ("local/lib", "local/libexec", "lib", "libexec")]
 # the name that Compose gives a container until the one whose place it takes is gone
 TEMPORARY = re.compile(r"[0-9a-f]{12}_(.+)")
 
@@ -81,8 +84,12 @@ def compose_version():
 
         salt '*' mrvpn_docker.compose_version
     """
+    # the plugin itself where the client would look for it: the client takes three times as long to ask it
+    plugins = (f"{folder}/docker-compose" for folder in (os.path.expanduser("~/.docker/cli-plugins"), *PLUGINS))
+    plugin = next((path for path in plugins if os.access(path, os.X_OK)), None)
+    command = [plugin] if plugin and shutil.which("docker") else ["docker", "compose"]
     try:
-        done = subprocess.run(["docker", "compose", "version", "--short"], capture_output=True, text=True)
+        done = subprocess.run([*command, "version", "--short"], capture_output=True, text=True)
     except FileNotFoundError:
         raise CommandExecutionError("the docker client is missing: install docker.io or docker-ce-cli") from None
     found = re.search(r"\d+\.\d+(\.\d+)?", done.stdout)
