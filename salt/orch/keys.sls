@@ -8,16 +8,7 @@ modules everywhere:
     - tgt: {{ hosts | json }}
     - tgt_type: list
 
-views without far ends:
-  salt.function:
-    - name: saltutil.refresh_pillar
-    - tgt: {{ hosts | json }}
-    - tgt_type: list
-    - kwarg:
-        wait: True
-    - require:
-      - salt: modules everywhere
-
+# a state run asks for its view anew by itself
 keys made and published:
   salt.state:
     - tgt: {{ hosts | json }}
@@ -28,7 +19,7 @@ keys made and published:
     - queue: True
     - timeout: 60
     - require:
-      - salt: views without far ends
+      - salt: modules everywhere
 
 views with far ends:
   salt.function:

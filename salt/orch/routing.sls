@@ -2,14 +2,7 @@
 # The description changed: the entrypoint's rules are reloaded in place, and what it runs with now is told by an event.
 {% set hosts = salt['saltutil.runner']('mrvpn.hosts', kwarg={'role': 'entrypoint'}) %}
 
-views:
-  salt.function:
-    - name: saltutil.refresh_pillar
-    - tgt: {{ hosts | json }}
-    - tgt_type: list
-    - kwarg:
-        wait: True
-
+# a state run asks for its view anew by itself
 rules:
   salt.state:
     - tgt: {{ hosts | json }}
@@ -19,11 +12,18 @@ rules:
     # of silence of a busy host for an end
     - queue: True
     - timeout: 60
-    - require:
-      - salt: views
 
 applied:
   salt.runner:
     - name: mrvpn_reactor.applied
     - require:
       - salt: rules
+
+# what a minion is asked outside of state runs is answered by the view that it holds
+views:
+  salt.function:
+    - name: saltutil.refresh_pillar
+    - tgt: {{ hosts | json }}
+    - tgt_type: list
+    - require:
+      - salt: applied
