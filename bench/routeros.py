@@ -161,7 +161,7 @@ class Site:
         missing = idents
         while True:
             # each is asked until it has answered once: a question is a fork, and those in vain would pile up
-            answers = self.salt(",".join(missing), "test.ping", timeout=15)
+            answers = self.salt(",".join(missing), "test.ping", timeout=15 + 2 * len(missing))
             missing = [ident for ident in missing if answers.get(ident) is not True]
             if not missing:
                 return time.monotonic() - start
@@ -308,7 +308,7 @@ def _delta(site: Site, simulators: list[Simulator], authority: Authority) -> Ite
         idents = [f"router{n}" for n in range(count)]
         control = f"control{count}"
         settings = {ident: _settings(simulators[n], authority) for n, ident in enumerate(idents)}
-        delta = {"proxytype": "deltaproxy", "parallel_startup": True, "ids": idents}
+        delta = {"proxytype": "deltaproxy", "ids": idents}
         site.pillar({control: delta, **settings})
         process = site.proxy(control, metaproxy="deltaproxy")
         yield from scaling.figures(count, "up after", site.wait(idents), "s")
