@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import docker, dump, hosts, salt
+from lab import docker, hosts, salt
 from lab.checks.destinations import leaves_by
 from lab.deadline import until
 from lab.internet import SITES
@@ -84,9 +84,6 @@ def without_docker() -> Iterator[None]:
     thread.start()
     try:
         yield
-    except BaseException:
-        dump.everything()
-        raise
     finally:
         over.set()
         thread.join()

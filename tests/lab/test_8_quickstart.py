@@ -66,7 +66,7 @@ def bare() -> Iterator[None]:
         docker.load(host, image.ensure())
     shutil.rmtree(ORIGIN, ignore_errors=True)
     hosts.run(MASTER, "git", "init", "-q", "--bare", "--initial-branch=main", ORIGIN)
-    addresses()
+    know_addresses()
     run(MASTER, f"cp {REPO}/.cache/country/country.mmdb {HOME}/country.mmdb")
     try:
         yield
@@ -82,7 +82,7 @@ def anew(host: Host) -> None:
     hosts.make_root(host)
 
 
-def addresses() -> None:
+def know_addresses() -> None:
     """On the master: who commits, and where the pages' repositories are."""
     for key, value in (
         ("user.name", "ann"),
@@ -232,7 +232,7 @@ def restore() -> None:
     stop([pid for name, pid in processes() if name == "salt-master"])
     anew(MASTER)
     assert leaves_by(UK, SITES["GB"]) == [], "without a master"
-    addresses()
+    know_addresses()
     run(MASTER, f"cp {kept} mrvpn.tar.gz")
     kept.unlink()
     for line in lines:
