@@ -5,7 +5,11 @@ Knows: dockerd, its socket, the image file. Must not know: what runs in containe
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,6 +44,17 @@ def _unit(host: Host, name: str) -> None:
 def halt(host: Host) -> None:
     """Stops the host's dockerd; its containers stop with it."""
     stop([pid for name, pid in processes() if name == f"dockerd-{host.name}"], seconds=30)
+
+
+@contextlib.contextmanager
+def hung(host: Host) -> Iterator[None]:
+    """The host's dockerd answers nobody while the body runs; its containers go on."""
+    (pid,) = [pid for name, pid in processes() if name == f"dockerd-{host.name}"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def load(host: Host, image_id: str) -> bool:

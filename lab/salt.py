@@ -18,7 +18,7 @@ import yaml
 
 from lab import hosts, router, topology
 from lab.deadline import until
-from lab.state import LAB, REPO, RUN, Trouble, alive, processes, sh, spawn, stop
+from lab.state import LAB, REPO, RUN, Trouble, alive, descendants, processes, sh, spawn, stop
 from lab.topology import ENTRY, MANAGED, MASTER, MINIONS, ROUTER, Host
 from mrvpn import compiler, views
 
@@ -146,8 +146,8 @@ def start_minion(host: Host) -> int:
 
 
 def stop_minion(host: Host) -> None:
-    """Stops the host's minion."""
-    stop([pid for name, pid in processes() if name == f"minion-{host.name}"])
+    """Stops the host's minion, and what it has under way."""
+    stop(descendants([pid for name, pid in processes() if name == f"minion-{host.name}"]))
 
 
 def wait_minions(names: Sequence[str] = tuple(h.name for h in MINIONS), seconds: float = 90) -> None:

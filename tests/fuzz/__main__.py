@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -35,7 +36,9 @@ def main(argv: list[str]) -> int:
     failed = []
     for name in asked or known:
         command = [sys.executable, "-m", "tests.fuzz", f"--one={name}", str(runs), *files]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        with tempfile.TemporaryDirectory(prefix="mrvpn-fuzz-") as folder:  # libFuzzer ends the process, no handler runs
+            env = {**os.environ, "TMPDIR": folder}
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=env)
         cases = re.search(r"number_of_executed_units: +(\d+)", done.stderr)
         print(f"{name}: {cases[1] if cases else 0} cases, {'a find' if done.returncode else 'none failed'}", flush=True)
         if done.returncode:

@@ -5,7 +5,9 @@ Each target states what must hold of what is accepted, too: a parser that accept
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -98,7 +100,9 @@ def remembered(data: bytes) -> None:
 
 @cache
 def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="mrvpn-fuzz-"))
+    folder = tempfile.mkdtemp(prefix="mrvpn-fuzz-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _file(name: str, data: bytes) -> Path:

@@ -5,9 +5,11 @@ With MRVPN_LAB_KEEP=1 a lab that is up already is used and left as it is: for th
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -19,16 +21,24 @@ from lab.internet import SHORT
 KEEP = os.environ.get("MRVPN_LAB_KEEP") == "1"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What all hosts look like goes with every failure, as they are before anything is put back."""
+    report = yield
+    if report.failed and report.when != "teardown":
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            dump.everything()
+        report.sections.append(("the lab", said.getvalue()))
+    return report
+
+
 @pytest.fixture(scope="session")
 def lab() -> Iterator[None]:
     if not (KEEP and up.is_up()):
         up.down()  # what an interrupted run left
-        try:
-            up.up()
-            salt.apply()
-        except Exception:
-            dump.everything()
-            raise
+        up.up()
+        salt.apply()
     yield
     if not KEEP:
         up.down()

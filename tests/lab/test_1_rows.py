@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab import dump, hosts
+from lab import hosts
 from lab.checks import ROWS, STANDING, Row, failure
 from lab.deadline import TimedOut
 from lab.state import sh
@@ -15,11 +15,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(900), pytest.mark.usefixtures
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.number in STANDING], ids=lambda row: f"row {row.number}")
 def test_row(row: Row) -> None:
-    try:
-        print(row.check())
-    except Exception:
-        dump.everything()
-        raise
+    print(row.check())
 
 
 def test_icmp_errors_follow_their_flow_only_with_fwmark_reflect() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lab import dump, hosts, internet, salt, traffic
+from lab import hosts, internet, salt, traffic
 from lab.checks.apply import containers
 from lab.checks.destinations import countries, leaves_by
 from lab.client import GATEWAY4
@@ -34,9 +34,6 @@ def description() -> Iterator[None]:
     kept = described()
     try:
         yield
-    except BaseException:
-        dump.everything()
-        raise
     finally:
         if described() != kept:
             shutil.rmtree(salt.DESCRIPTION)
@@ -75,14 +72,20 @@ def test_status_tells_people_and_monitoring_the_same() -> None:
     far_end = f"wg_uk +entry +uk +{UK.ipv4}:55824 .* 0% +[0-9.]+ ms"
     for words in ("uk +up", far_end, "wg_uk +up", "generation [0-9]+,"):
         assert re.search(words, shown), f"{words}: {shown}"
-    start = time.monotonic()
-    told = json.loads(hosts.run(MASTER, salt_run, "--out=json", "mrvpn.status", check=False))
-    print(f"status of {len(told['hosts'])} hosts: {time.monotonic() - start:.1f} s")
-    assert told["retcode"] == 0, told["problems"]
-    assert set(told["hosts"]) == {host.name for host in MINIONS}
-    linux = [told["hosts"][host.name] for host in MANAGED]
-    peers = [peer for host in linux for tunnel in host["tunnels"].values() for peer in tunnel]
-    assert len(peers) == 9 and all(peer["loss"] == 0 and peer["latency"] > 0 for peer in peers)
+
+    def monitored() -> bool:
+        start = time.monotonic()
+        told = json.loads(hosts.run(MASTER, salt_run, "--out=json", "mrvpn.status", check=False))
+        print(f"status of {len(told['hosts'])} hosts: {time.monotonic() - start:.1f} s")
+        assert told["retcode"] == 0, told["problems"]
+        assert set(told["hosts"]) == {host.name for host in MINIONS}
+        linux = [told["hosts"][host.name] for host in MANAGED]
+        peers = [peer for host in linux for tunnel in host["tunnels"].values() for peer in tunnel]
+        assert len(peers) == 9 and all(peer["loss"] == 0 and peer["latency"] > 0 for peer in peers), peers
+        return True
+
+    # two looks are two measurements: a ping may be lost in one of them
+    until("monitoring is told of it all", monitored, 60)
 
 
 def test_an_exit_goes_and_comes_back_with_its_traffic() -> None:

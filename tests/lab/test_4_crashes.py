@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import client, docker, dump, hosts, power, salt, traffic
+from lab import client, docker, hosts, power, salt, traffic
 from lab.checks import failure, mesh
 from lab.checks.apply import containers, recreated
 from lab.checks.destinations import countries
@@ -24,7 +24,7 @@ from lab.internet import SITES
 from lab.state import alive, descendants, processes, stop
 from lab.topology import ENTRY, OFFICE, RU, UK, US, Host
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600), pytest.mark.usefixtures("lab", "told")]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600), pytest.mark.usefixtures("lab", "learned")]
 EVERY_EXIT = {UK: ("GB",), RU: ("RU", "CDN"), US: ("US",), ENTRY: ("DE",)}
 IN_ORDER, POWER_CUT = "in order", "by a power cut"
 BOOTS = [(ENTRY, IN_ORDER), (US, POWER_CUT), (OFFICE, POWER_CUT)]
@@ -35,15 +35,10 @@ WHOLE_WITHIN = 120.0  # seconds to every container running and healthy
 
 
 @pytest.fixture
-def told() -> Iterator[None]:
-    """What the hosts look like, where a test fails. A name is learned before it, and must be known after it."""
+def learned() -> None:
+    """A name is learned before each test, and must be known after it."""
     for kind in ("A", "AAAA"):
         until(f"www.shop.ru {kind} is answered", lambda k=kind: client.lookup("www.shop.ru", k), 60)  # type: ignore[misc]
-    try:
-        yield
-    except BaseException:
-        dump.everything()
-        raise
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from lab import dump, hosts, image, salt, traffic
+from lab import hosts, image, salt, traffic
 from lab.checks.apply import containers, recreated
 from lab.checks.destinations import countries, leaves_by
 from lab.client import GATEWAY4
@@ -49,9 +49,6 @@ def description() -> Iterator[None]:
     kept = _described()
     try:
         yield
-    except BaseException:
-        dump.everything()
-        raise
     finally:
         if _described() != kept:
             for path in salt.DESCRIPTION.glob("*.yaml"):

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lab import dump, hosts
+from lab import hosts
 from lab.checks.failure import COMPOSE
 from lab.deadline import until
 from lab.topology import ENTRY
@@ -58,9 +58,6 @@ def made() -> Iterator[dict[tuple[str, str], str]]:
     try:
         hosts.run(ENTRY, *compose, "up", "--detach", timeout=200)
         yield {(name, cap): f"{PROJECT}-{name}-{cap.lower()}-1" for name, cap in lacking}
-    except BaseException:
-        dump.everything()
-        raise
     finally:
         hosts.run(ENTRY, *compose, "down", "--volumes", "--timeout=1", timeout=200)
 

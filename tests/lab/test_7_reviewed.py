@@ -18,26 +18,16 @@ import pytest
 import reviewed
 from reviewed import current, head, listening, post, push, run
 
-from lab import dump, hosts, salt
+from lab import docker, hosts, salt
 from lab.checks.destinations import leaves_by
 from lab.deadline import until
 from lab.internet import SITES
 from lab.topology import ENTRY, MASTER, RU, UK, Host
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600), pytest.mark.usefixtures("lab", "told")]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600), pytest.mark.usefixtures("lab")]
 APPLIED, REFUSED = "mrvpn/routing/applied", "mrvpn/routing/refused"
 BY_WEBHOOK = 5.0  # seconds from a push to its rules in the kernel: what is aimed at
 POLL = 10
-
-
-@pytest.fixture
-def told() -> Iterator[None]:
-    """Everything of the lab where a test fails."""
-    try:
-        yield
-    except BaseException:
-        dump.everything()
-        raise
 
 
 @pytest.fixture(scope="module")
@@ -327,25 +317,27 @@ def test_a_host_that_dies_in_the_middle_of_a_deployment_catches_up(site: None) -
     commit = push("subnet: [10.9.23.0/24", "subnet: [10.9.33.0/24", "office renumbered", file="tunnels.yaml")
     answer: dict[str, Any] = {}
     deploying = threading.Thread(target=lambda: answer.update(run("mrvpn.deploy", "apply=True", code=1, timeout=400)))
-    with listening("salt/job/*/new") as bus:
+    with docker.hung(RU), listening("salt/job/*/new") as bus:  # its apply stays in the middle until it dies
         deploying.start()
         bus.wait("the hosts are being applied to", lambda event: event.get("fun") == "state.apply", 90)
         salt.stop_minion(RU)
     deploying.join()
-    results = {host: told["result"] for host, told in answer["hosts"].items()}
-    assert results.pop("ru") != "applied" and set(results.values()) == {"applied"}, answer
-    assert current() == commit
-    leaves(UK, "GB")
-    assert any("ru: does not answer" in problem for problem in run("mrvpn.status", code=2)["problems"])
-    with listening("salt/run/*/ret") as bus:
-        salt.start_minion(RU)
-        bus.wait(
-            "it is brought up to date",
-            lambda e: (
-                e.get("fun") == "runner.mrvpn_reactor.host_started" and any("ru" in r for r in e["return"]["runs"])
-            ),
-            120,
-        )
+    try:
+        results = {host: told["result"] for host, told in answer["hosts"].items()}
+        assert results.pop("ru") != "applied" and set(results.values()) == {"applied"}, answer
+        assert current() == commit
+        leaves(UK, "GB")
+        assert any("ru: does not answer" in problem for problem in run("mrvpn.status", code=2)["problems"])
+    finally:
+        with listening("salt/run/*/ret") as bus:
+            salt.start_minion(RU)
+            bus.wait(
+                "it is brought up to date",
+                lambda e: (
+                    e.get("fun") == "runner.mrvpn_reactor.host_started" and any("ru" in r for r in e["return"]["runs"])
+                ),
+                120,
+            )
     until("all is well", lambda: run("mrvpn.status")["retcode"] == 0, 60)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from lab import client, docker, dump, hosts, image, salt
+from lab import client, docker, hosts, image, salt
 from lab.checks.destinations import leaves_by
 from lab.deadline import until
 from lab.internet import SITES
@@ -68,11 +68,7 @@ def bare() -> Iterator[None]:
     hosts.run(MASTER, "git", "init", "-q", "--bare", "--initial-branch=main", ORIGIN)
     know_addresses()
     run(MASTER, f"cp {REPO}/.cache/country/country.mmdb {HOME}/country.mmdb")
-    try:
-        yield
-    except BaseException:
-        dump.everything()
-        raise
+    yield
 
 
 def anew(host: Host) -> None:
