@@ -216,8 +216,9 @@ def deploy(view):
     """
     Brings files and containers to the view and returns what was done, in the shape of ``plan``.
 
-    Order: check the next tree, put it in place, ``up`` where a container must change, reload what reads its files
-    live. Where Docker refuses the new tree the old one is put back and an error raised.
+    Order: check the next tree, put it in place, let OSPF leave tunnels that go, ``up`` where a container must change,
+    reload what else reads its files live. Where Docker refuses the new tree the old one is put back and an error
+    raised.
     """
     root = view["root"]
     files = __salt__["mrvpn_tree.render"](view)
@@ -232,6 +233,9 @@ def deploy(view):
     if changes:
         __salt__["mrvpn_tree.put"](root, files, changes)
         done["files"] = changes
+    left = _leave(files, containers, record)
+    if left:
+        done["reloaded"] = left
     if containers:
         kept = any(_runs(before[service], images[service]) == "as good" for service in before.keys() & images.keys())
         try:
@@ -240,6 +244,10 @@ def deploy(view):
             _up(root, hashes, containers, before, kept)
         except CommandExecutionError as error:
             _back(root, changes, kept)
+            for service in left:
+                with contextlib.suppress(CommandExecutionError):
+                    __salt__["mrvpn_frr.reload"](service)
+                record["services"][service]["live"] = None
             _note_back(record, before, _one_by_one(containers, before), bool(changes))
             _remember(root, record)
             raise CommandExecutionError(f"{error}\nthe configuration of before was put back") from None
@@ -254,13 +262,30 @@ def deploy(view):
     try:
         reloads = _reloads(files, observed, record)
         for service, how in reloads.items():
-            __salt__[f"mrvpn_{how}.reload"](service)
-            record["services"].setdefault(service, {})["live"] = __salt__["mrvpn_tree.live_hash"](files, service)
+            _reload(files, record, service, how)
             done.setdefault("reloaded", {})[service] = how
     finally:
         _remember(root, record)
     _settle(hashes, after)
     return done
+
+
+def _reload(files, record, service, how):
+    __salt__[f"mrvpn_{how}.reload"](service)
+    record["services"].setdefault(service, {})["live"] = __salt__["mrvpn_tree.live_hash"](files, service)
+
+
+def _leave(files, plan, record):
+    """
+    OSPF leaves the tunnels that go while their links are there: of a link that vanishes under it FRR's ospf6d tells
+    the mesh a router without any, and can say better only after five seconds. Returns the services reloaded for it.
+    """
+    if "removed" not in plan:
+        return {}
+    found = {service: how for service, how in _reloads(files, plan, record).items() if how == "frr"}
+    for service, how in found.items():
+        _reload(files, record, service, how)
+    return found
 
 
 def _one_by_one(containers, have):

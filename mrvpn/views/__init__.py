@@ -241,12 +241,14 @@ def _frr(network: Network, host: str) -> list[dict[str, Any]]:
     found = []
     for space, tunnels in sorted(network.spaces.get(host, {}).items()):
         interfaces = [_ospf(network, name) for name in tunnels]
-        mine = [*(lan if space == "host" else [])]
+        announce = lan if space == "host" else []
+        mine = [*announce]
+        networks = [prefix for name in tunnels for prefix in d.tunnels[name].subnet] + announce
         if host == d.entrypoint and space == GATEWAY_SERVICE:
             passive = {"name": GATEWAY_INTERFACE, "passive": True, "cost": None, "bfd": False}
             interfaces.append({**passive, "ipv6": d.firezone.fz_client_subnet6 is not None})
             mine += client_subnets(d)
-        announce = lan if space == "host" else []
+            networks += client_subnets(d)
         found.append(
             {
                 "service": f"{space}_frr" if space != "host" else "mrvpn_frr",
@@ -254,6 +256,8 @@ def _frr(network: Network, host: str) -> list[dict[str, Any]]:
                 "folder": f"wg_tunnels/{space}/frr" if space in d.tunnels else "mrvpn/frr",
                 "router_id": network.router_ids[host][space],
                 "interfaces": interfaces,
+                # each by itself: merged with a new neighbour it would be another line, and its interface leave OSPF
+                "networks": sorted({p for p in networks if ":" not in p}, key=ipaddress.IPv4Network),
                 "announce": {"ipv4": list(collapse(announce, 4)), "ipv6": list(collapse(announce, 6))},
                 "accept": {
                     # nobody's announcement replaces what is connected here

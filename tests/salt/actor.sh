@@ -26,5 +26,5 @@ answer() {
 case $1 in
     run) run ;;
     health) exit 0 ;;
-    reload) echo "$me" >> /tmp/reloads; [ "$me" != ipt-server ] || answer ;;
+    reload) echo "$me" $(ip -o link) >> /tmp/reloads; [ "$me" != ipt-server ] || answer ;;
 esac

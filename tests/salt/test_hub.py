@@ -24,6 +24,8 @@ from tests.conftest import IMAGE_ROOT
 
 REPO = Path(__file__).parents[2]
 NAMES = ("hub", "north", "south")
+# neighbours, each connected by itself: together they are 10.77.0.0/23, which no interface has
+LANS = ["10.77.0.0/24", "10.77.1.0/24", "fd77::/64", "fd77:0:0:1::/64"]
 DESCRIPTION: dict[str, Any] = {
     "mrvpn": {
         "tunnels": {
@@ -36,7 +38,7 @@ DESCRIPTION: dict[str, Any] = {
                 },
             }
         },
-        "hosts": {"south": {"lan": ["10.77.0.0/24"]}},
+        "hosts": {"south": {"lan": LANS}},
     }
 }
 
@@ -71,7 +73,7 @@ def test_who_is_whose_peer(view_of: Callable[..., dict[str, Any]]) -> None:
     assert [peer["host"] for peer in peers["north"]] == [peer["host"] for peer in peers["south"]] == ["hub"]
     # what is the south's goes to the hub, from the north
     (hub,) = peers["north"]
-    assert {"10.9.30.3/32", "10.77.0.0/24", "10.78.0.0/24", "fd6d:7276:30::3/128", "fe80::1/128"} <= set(
+    assert {"10.9.30.3/32", "10.77.0.0/23", "10.78.0.0/24", "fd6d:7276:30::3/128", "fe80::1/128"} <= set(
         hub["allowed_ips"]
     )
     assert not any(prefix.startswith(("224.", "ff")) for prefix in hub["allowed_ips"])
@@ -242,14 +244,17 @@ def nodes(tmp_path: Path) -> Iterator[dict[str, Node]]:
 @pytest.mark.root
 @pytest.mark.image
 @pytest.mark.skipif(not shutil.which("wireguard-go"), reason="wireguard-go is missing (lab/setup installs it)")
-def test_the_north_reaches_the_souths_lan_by_the_hub(
+def test_the_north_reaches_the_souths_lans_by_the_hub(
     nodes: dict[str, Node], view_of: Callable[..., dict[str, Any]], keys: dict[str, tuple[str, str]]
 ) -> None:
     south = nodes["south"]
-    south.ip("link", "add", "lan", "type", "veth", "peer", "name", "lan0")
-    south.ip("address", "add", "10.77.0.1/24", "dev", "lan")
-    for name in ("lan", "lan0"):
-        south.ip("link", "set", name, "up")
+    for lan, lan6 in zip(LANS[:2], LANS[2:], strict=True):
+        name = f"lan{lan.split('.')[2]}"
+        south.ip("link", "add", name, "type", "veth", "peer", "name", f"{name}-far")
+        south.ip("address", "add", lan.replace(".0/", ".1/"), "dev", name)
+        south.ip("address", "add", lan6.replace("::/", "::1/"), "dev", name, "nodad")
+        for end in (name, f"{name}-far"):
+            south.ip("link", "set", end, "up")
     for name, node in nodes.items():
         view = view_of(name)
         node.wireguard(view, keys[name][0])
@@ -264,8 +269,9 @@ def test_the_north_reaches_the_souths_lan_by_the_hub(
         return counts == [2, 1, 1]
 
     until("adjacencies: the hub has two, the others one", adjacencies)
-    until("the south's LAN in the north", lambda: "10.77.0.0/24" in nodes["north"].vtysh("show ip route ospf"))
-    until("an echo", lambda: nodes["north"].run("ping", "-c1", "-W1", "10.77.0.1").returncode == 0)
+    until("the south's LANs in the north", lambda: set(LANS[:2]) <= nodes["north"].vtysh("show ip route ospf").keys())
+    for address in ("10.77.0.1", "10.77.1.1"):
+        until("an echo", lambda a=address: nodes["north"].run("ping", "-c1", "-W1", a).returncode == 0)  # type: ignore[misc]
     until("an echo by IPv6", lambda: nodes["north"].run("ping", "-c1", "-W1", "fd6d:7276:30::3").returncode == 0)
 
     def adjacencies6() -> bool:
@@ -273,3 +279,4 @@ def test_the_north_reaches_the_souths_lan_by_the_hub(
         return [sum(n["state"] == "Full" for n in neighbors) for neighbors in found] == [2, 1, 1]
 
     until("OSPFv3 adjacencies", adjacencies6, 40)
+    until("its IPv6 LANs", lambda: set(LANS[2:]) <= nodes["north"].vtysh("show ipv6 route ospf6").keys())

@@ -138,11 +138,16 @@ def test_the_entrypoint_from_nothing_to_every_kind_of_change(managed: Callable[.
         "listen_port": 55826,
     }
     del entry.view["tunnels"]["wg_office"]
+    ospf = entry.view["frr"][0]["interfaces"]
+    ospf.remove(next(interface for interface in ospf if interface["name"] == "wg_office"))
     foretold = entry.good("test=true")[PROJECT]
     done = entry.good()[PROJECT]
     assert foretold.keys() == done.keys()
     assert foretold["created"] == done["created"] and done["created"].keys() == {"wg_new"}
     assert foretold["removed"] == done["removed"] and done["removed"].keys() == {"wg_office"}
+    assert foretold["reloaded"] == done["reloaded"] == {"firezone_frr": "frr"}
+    (there,) = docker.docker("exec", "firezone_frr", "cat", "/tmp/reloads").stdout.splitlines()
+    assert " wg_office" in there, "OSPF leaves a tunnel before its link goes"
     assert not (entry.root / "wg_tunnels" / "wg_office").exists()
     after = docker.ids()
     assert {name: after[name] for name in before.keys() - {"wg_office"}} == {
