@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -25,6 +26,7 @@ PROJECT = "mrvpn"
 MAIN = "docker-compose.yml"
 HEALTHY_WITHIN = 60  # seconds
 LAST_LINES = 8
+INTERFACE = re.compile(r"^interface (\S+)", re.MULTILINE)  # of FRR's configuration
 NEW_IMAGE = "its image changed"
 
 
@@ -230,27 +232,28 @@ def deploy(view):
     containers = _containers_plan(hashes, before, images, record)
     done = {"mended": _mended(strays)} if strays else {}
     changes = _changes(root, files)
+    leaving = _leaving(root, files, containers)
     if changes:
         __salt__["mrvpn_tree.put"](root, files, changes)
         done["files"] = changes
-    left = _leave(files, containers, record)
-    if left:
-        done["reloaded"] = left
     if containers:
         kept = any(_runs(before[service], images[service]) == "as good" for service in before.keys() & images.keys())
         try:
+            for service, interfaces in leaving.items():
+                __salt__["mrvpn_frr.leave"](service, interfaces)
             for service in _one_by_one(containers, before):
                 _renew(root, service, before[service]["image"], images[service]["name"])
             _up(root, hashes, containers, before, kept)
         except CommandExecutionError as error:
             _back(root, changes, kept)
-            for service in left:
-                with contextlib.suppress(CommandExecutionError):
+            for service in leaving:
+                with contextlib.suppress(CommandExecutionError):  # the first error is the one to tell
                     __salt__["mrvpn_frr.reload"](service)
-                record["services"][service]["live"] = None
             _note_back(record, before, _one_by_one(containers, before), bool(changes))
             _remember(root, record)
             raise CommandExecutionError(f"{error}\nthe configuration of before was put back") from None
+    if changes:
+        __salt__["mrvpn_tree.tidy"](root, files)
     after = __salt__["mrvpn_docker.containers"](PROJECT) if containers else before
     observed = _observed(before, after, containers)
     done.update(observed)
@@ -262,7 +265,8 @@ def deploy(view):
     try:
         reloads = _reloads(files, observed, record)
         for service, how in reloads.items():
-            _reload(files, record, service, how)
+            __salt__[f"mrvpn_{how}.reload"](service)
+            record["services"].setdefault(service, {})["live"] = __salt__["mrvpn_tree.live_hash"](files, service)
             done.setdefault("reloaded", {})[service] = how
     finally:
         _remember(root, record)
@@ -270,21 +274,18 @@ def deploy(view):
     return done
 
 
-def _reload(files, record, service, how):
-    __salt__[f"mrvpn_{how}.reload"](service)
-    record["services"].setdefault(service, {})["live"] = __salt__["mrvpn_tree.live_hash"](files, service)
-
-
-def _leave(files, plan, record):
-    """
-    OSPF leaves the tunnels that go while their links are there: of a link that vanishes under it FRR's ospf6d tells
-    the mesh a router without any, and can say better only after five seconds. Returns the services reloaded for it.
-    """
-    if "removed" not in plan:
-        return {}
-    found = {service: how for service, how in _reloads(files, plan, record).items() if how == "frr"}
-    for service, how in found.items():
-        _reload(files, record, service, how)
+def _leaving(root, files, plan):
+    """The interfaces that OSPF will speak over no more, ``{FRR's service: [interface]}``, where tunnels go."""
+    stays = {verb: plan.get(verb, {}) for verb in ("created", "recreated", "started", "moved")}
+    found = {}
+    for file in files if "removed" in plan else ():
+        service = file["service"]
+        if not file["target"].endswith("/frr.conf") or any(service in services for services in stays.values()):
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            old, new = ({*INTERFACE.findall(t)} for t in ((Path(root) / file["target"]).read_text(), file["text"]))
+            if old - new:
+                found[service] = sorted(old - new)
     return found
 
 

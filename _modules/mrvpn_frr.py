@@ -24,6 +24,26 @@ def reload(service):
     return True
 
 
+def leave(service, interfaces):
+    """
+    Lets OSPF leave interfaces while they are there, as far as FRR answers; its files are to say so afterwards.
+
+    Of an interface that vanishes under it ospf6d tells the mesh a router without links, and can say better only after
+    five seconds (MinLSInterval), in which IPv6 by all other tunnels has no way.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt entry mrvpn_frr.leave firezone_frr '[wg_uk]'
+    """
+    for interface in interfaces:
+        commands = ("configure terminal", f"interface {interface}", "ip ospf passive", "no ipv6 ospf6 area")
+        words = [word for command in commands for word in ("-c", command)]
+        __salt__["mrvpn_docker.exec_in"](service, "vtysh", *words)
+    return True
+
+
 def neighbors(service):
     """
     OSPF's neighbours as FRR tells them (``show ip ospf neighbor json``).

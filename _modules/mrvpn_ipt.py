@@ -91,7 +91,7 @@ def bring(view, service, also=()):
     if not changes and __salt__["mrvpn_compose.taken_over"](root, service) == wanted:
         return {}
     if changes:
-        __salt__["mrvpn_tree.put"](root, own, changes, whole=False)
+        __salt__["mrvpn_tree.put"](root, own, changes)
     try:
         answer = reload(service)
     except CommandExecutionError:

@@ -9,6 +9,7 @@ read.
 `previous/`.
 """
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -174,11 +175,12 @@ def stage(folder, files):
         _write(Path(folder) / file["target"], file["text"], file["mode"])
 
 
-def put(root, files, changes, whole=True):
+def put(root, files, changes):
     """
     Puts the files that differ in place, each by a rename, keeps what they replace in ``.mrvpn/previous``.
 
-    Where that fails (a full disk) the files of before stand.
+    Where that fails (a full disk) the files of before stand. Folders and keys of what is described no more stay until
+    ``tidy``: containers have them mounted, and the files may have to come back.
     """
     base = Path(root)
     differing = [file for file in files if file["target"] in changes]
@@ -196,14 +198,22 @@ def put(root, files, changes, whole=True):
             os.replace(staging / file["target"], base / file["target"])
         for target, what in changes.items():
             if what == "removed":
-                _remove(base, target)
+                (base / target).unlink(missing_ok=True)
     except OSError as error:
         put_back(root, changes)
         raise CommandExecutionError(f"{_told(error, base)}; the files of before were put back") from None
     shutil.rmtree(staging)
-    if whole:
-        _prune(base, wanted, known)
-        _remember(private, sorted(wanted))
+
+
+def tidy(root, files):
+    """
+    Takes away what is left of what is described no more, keys with it: after ``put``, when nothing runs with it.
+    """
+    base, wanted, known = Path(root), {file["target"] for file in files}, _manifest(root)
+    _prune(base, wanted, known)
+    for target in set(known) - wanted:
+        _remove(base, target)
+    _remember(_private(root), sorted(wanted))
 
 
 def _told(error, base):
@@ -235,6 +245,8 @@ def put_back(root, changes):
             os.replace(previous / target, base / target)  # needs no room on the disk
         else:
             _remove(base, target)
+    with contextlib.suppress(OSError):  # on a full disk: what is not there is taken for removed once more
+        _remember(_private(root), [target for target in _manifest(root) if (base / target).exists()])
 
 
 def _remember(private, targets):
@@ -247,9 +259,10 @@ def _remove(base, target):
     path = base / target
     path.unlink(missing_ok=True)
     for folder in path.parents:
-        if folder == base or not folder.is_dir() or any(folder.iterdir()):
+        if folder == base or (folder.is_dir() and any(folder.iterdir())):
             break
-        folder.rmdir()
+        if folder.is_dir():
+            folder.rmdir()
 
 
 def _prune(base, wanted, known):

@@ -16,7 +16,7 @@ def host_files(name):
         files = [file for file in __salt__["mrvpn_tree.render"](view) if file["kind"] == "host"]
         changes = __salt__["mrvpn_tree.diff"](name, files, whole=False)
         if changes and not __opts__["test"]:
-            __salt__["mrvpn_tree.put"](name, files, changes, whole=False)
+            __salt__["mrvpn_tree.put"](name, files, changes)
     except (CommandExecutionError, OSError) as error:
         ret.update(result=False, comment=str(error))
         return ret

@@ -66,6 +66,7 @@ def _ospf() -> Iterable[Figure]:
     gone, back = [], []
     for _ in range(3):
         until("the entrypoint has the office's route", _routed, 60)
+        until("BFD watches its neighbour again", _watched, 60)  # a moment later: a session begins with its adjacency
         start = time.monotonic()
         with internet.cut(OFFICE):
             until("the route is gone", lambda: not _routed(), 30, every=0.01)
@@ -84,6 +85,11 @@ def _routed() -> bool:
     network = str(ipaddress.ip_interface(OFFICE_LAN.router[0]).network)
     # by the namespace: a `docker exec` would be a good part of what is measured
     return bool(sh("nsenter", f"--net=/proc/{_gateway()}/ns/net", "ip", "route", "show", network).strip())
+
+
+def _watched() -> bool:
+    told = hosts.run(ENTRY, "docker", "exec", "firezone_frr", "vtysh", "-c", "show bfd peers json")
+    return all(peer["status"] == "up" for peer in json.loads(told)) and f'"wg_{OFFICE.name}"' in told
 
 
 @functools.cache

@@ -171,7 +171,7 @@ def test_a_tunnel_of_two_living_ends_goes_and_no_other_loses_its_way() -> None:
     salt.orchestrate("orch.keys")
     salt.apply()
     neighbours = ("docker", "exec", "firezone_frr", "vtysh", "-c", "show ipv6 ospf6 neighbor")
-    until("OSPFv3 over wg_more", lambda: re.search("Full/.*wg_more", hosts.run(ENTRY, *neighbours)), 30)
+    until("OSPFv3 over wg_more", lambda: re.search("Full/.*wg_more", hosts.run(ENTRY, *neighbours)), 60)
     with _nothing_lost(SITES["GB"].ipv4, SITES["GB"].ipv6, SITES["US"].ipv6):
         _without_more()
         salt.apply(ENTRY.name)

@@ -26,5 +26,6 @@ answer() {
 case $1 in
     run) run ;;
     health) exit 0 ;;
-    reload) echo "$me" $(ip -o link) >> /tmp/reloads; [ "$me" != ipt-server ] || answer ;;
+    -c) echo "$*" $(ip -o link) >> /tmp/vtysh ;;
+    reload) echo "$me" >> /tmp/reloads; [ "$me" != ipt-server ] || answer ;;
 esac

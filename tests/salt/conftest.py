@@ -21,7 +21,7 @@ Done = subprocess.CompletedProcess[str]
 HOSTS = ("entry", "uk", "office")
 # the commands of the image, acted by a shell script: these tests are about containers, not about what runs in them
 ACTOR = Path(__file__).parent / "actor.sh"
-ACTED = ("mrvpn-wireguard", "mrvpn-frr", "mrvpn-recursor", "ipt-server")
+ACTED = ("mrvpn-wireguard", "mrvpn-frr", "mrvpn-recursor", "ipt-server", "vtysh")
 TOOLS = ("sh", "sleep", "ip", "grep", "cut", "touch", "mkdir", "cat")
 
 

@@ -146,8 +146,8 @@ def test_the_entrypoint_from_nothing_to_every_kind_of_change(managed: Callable[.
     assert foretold["created"] == done["created"] and done["created"].keys() == {"wg_new"}
     assert foretold["removed"] == done["removed"] and done["removed"].keys() == {"wg_office"}
     assert foretold["reloaded"] == done["reloaded"] == {"firezone_frr": "frr"}
-    (there,) = docker.docker("exec", "firezone_frr", "cat", "/tmp/reloads").stdout.splitlines()
-    assert " wg_office" in there, "OSPF leaves a tunnel before its link goes"
+    left = docker.docker("exec", "firezone_frr", "cat", "/tmp/vtysh").stdout
+    assert "interface wg_office" in left and ": wg_office" in left, "OSPF leaves a tunnel before its link goes"
     assert not (entry.root / "wg_tunnels" / "wg_office").exists()
     after = docker.ids()
     assert {name: after[name] for name in before.keys() - {"wg_office"}} == {
@@ -175,28 +175,35 @@ def test_the_entrypoint_from_nothing_to_every_kind_of_change(managed: Callable[.
 def test_an_exit_and_what_docker_refuses(managed: Callable[..., Managed]) -> None:
     uk = managed("uk")
     docker = uk.docker
-    assert uk.good()[PROJECT]["created"].keys() == {"wg_uk", "wg_uk_frr"}
+    more = {"interface": "wg_two", "listen_port": 55825, "addresses": ["10.9.29.1/24", "fd6d:7276:29::1/64"]}
+    uk.view["tunnels"]["wg_two"] = {**uk.view["tunnels"]["wg_uk"], **more}
+    assert uk.good()[PROJECT]["created"].keys() == {"wg_uk", "wg_uk_frr", "wg_two"}
     assert uk.good() == {}
     before = docker.ids()
     tree = {path: path.read_text() for path in uk.root.rglob("*.yml") if ".mrvpn" not in path.parts}
 
-    # another program has the port: the error is Docker's own line, the old configuration is back and runs
+    # another program has the port: the error is Docker's own line, the old configuration is back and runs, the key of
+    # a tunnel that was to go with it
+    two = uk.root / "wg_tunnels" / "wg_two" / "private.key"
+    key = two.read_text()
     docker.docker(
         "run", "--detach", "--name", "squatter", "--publish", "55999:55999/udp", "mrvpn:0.1.0", "sleep", "600"
     )
     uk.view["tunnels"]["wg_uk"]["listen_port"] = 55999
+    del uk.view["tunnels"]["wg_two"]
     failed = uk.apply()[PROJECT]
     assert failed["result"] is False
     assert "port is already allocated" in failed["comment"] and "put back" in failed["comment"]
     assert {path: path.read_text() for path in tree} == tree
     assert docker.docker("port", "wg_uk").stdout.count("55824") >= 1
+    assert two.read_text() == key and docker.ids().keys() - {"squatter"} == before.keys()
     docker.docker("rm", "--force", "squatter")
 
     # free again: the same apply goes through, FRR follows its owner
     done = uk.good()[PROJECT]
-    assert done["recreated"].keys() == {"wg_uk", "wg_uk_frr"}
+    assert done["recreated"].keys() == {"wg_uk", "wg_uk_frr"} and done["removed"].keys() == {"wg_two"}
     assert uk.namespace("wg_uk") == uk.namespace("wg_uk_frr")
-    assert docker.ids().keys() == before.keys()
+    assert docker.ids().keys() == before.keys() - {"wg_two"} and not two.parent.exists()
     assert uk.good() == {}
 
     # a container removed by hand, one stopped by hand

@@ -31,6 +31,7 @@ def apply(caller: Any, it: dict[str, Any]) -> dict[str, str]:
     changes: dict[str, str] = caller.cmd("mrvpn_tree.diff", it["root"], files)
     if changes:
         caller.cmd("mrvpn_tree.put", it["root"], files, changes)
+        caller.cmd("mrvpn_tree.tidy", it["root"], files)
     return changes
 
 
@@ -100,6 +101,28 @@ def test_put_back_undoes_the_last_put(uk: tuple[Any, dict[str, Any], Path]) -> N
     assert content() != before
     caller.cmd("mrvpn_tree.put_back", str(root), changes)
     assert content() == before
+
+
+def test_a_tunnel_that_was_to_go_is_whole_again_after_put_back(uk: tuple[Any, dict[str, Any], Path]) -> None:
+    """Its container has the folder mounted: in another of the same name it would see no change any more."""
+    caller, it, root = uk
+    old = it["tunnels"]["wg_old"] = json.loads(json.dumps(it["tunnels"]["wg_uk"]))
+    apply(caller, it)
+    folder = root / "wg_tunnels" / "wg_old"
+    (folder / "private.key").write_text("x")
+    inode = (folder / "live").stat().st_ino
+    del it["tunnels"]["wg_old"]
+    files = caller.cmd("mrvpn_tree.render", it)
+    changes = caller.cmd("mrvpn_tree.diff", str(root), files)
+    caller.cmd("mrvpn_tree.put", str(root), files, changes)
+    caller.cmd("mrvpn_tree.put_back", str(root), changes)
+    assert (folder / "live").stat().st_ino == inode and (folder / "private.key").read_text() == "x"
+    it["tunnels"]["wg_old"] = old
+    assert apply(caller, it) == {}
+    # and it goes with all it has when it may
+    del it["tunnels"]["wg_old"]
+    assert apply(caller, it) and not folder.exists()
+    assert apply(caller, it) == {}
 
 
 def test_keys_are_made_once_and_only_public_ones_are_told(uk: tuple[Any, dict[str, Any], Path]) -> None:
