@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -42,6 +43,25 @@ def lab() -> Iterator[None]:
     yield
     if not KEEP:
         up.down()
+
+
+def described() -> dict[str, str]:
+    """The files of the lab's description."""
+    return {path.name: path.read_text() for path in salt.DESCRIPTION.glob("*.yaml")}
+
+
+@pytest.fixture
+def description(lab: None) -> Iterator[None]:
+    """The lab's description is put back, and applied, where a test has changed it."""
+    kept = described()
+    yield
+    if described() != kept:
+        shutil.rmtree(salt.DESCRIPTION)
+        salt.DESCRIPTION.mkdir()
+        for name, text in kept.items():
+            (salt.DESCRIPTION / name).write_text(text)
+        salt.orchestrate("orch.keys")
+        salt.apply()
 
 
 OWN = (SHORT.ipv4, SHORT.ipv6)

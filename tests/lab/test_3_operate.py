@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,26 +20,6 @@ from lab.topology import ENTRY, MANAGED, MASTER, MINIONS, UK, US
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(600), pytest.mark.usefixtures("lab", "description")]
 FAILOVER_SEEN = 15.0  # seconds to a new connection by the fallback; what it takes is printed
-
-
-def described() -> dict[str, str]:
-    return {path.name: path.read_text() for path in salt.DESCRIPTION.glob("*.yaml")}
-
-
-@pytest.fixture
-def description() -> Iterator[None]:
-    """The lab's description is put back, and applied, whatever a test did to it."""
-    kept = described()
-    try:
-        yield
-    finally:
-        if described() != kept:
-            shutil.rmtree(salt.DESCRIPTION)
-            salt.DESCRIPTION.mkdir()
-            for name, text in kept.items():
-                (salt.DESCRIPTION / name).write_text(text)
-            salt.orchestrate("orch.keys")
-            salt.apply()
 
 
 def runner(*argv: str) -> dict[str, Any]:

@@ -43,25 +43,6 @@ MORE = {
 SERVICES = "[wg-firezone, wg_office, wg_router]"
 
 
-@pytest.fixture
-def description() -> Iterator[None]:
-    """The lab's description is put back, and applied, where a test has changed it."""
-    kept = _described()
-    try:
-        yield
-    finally:
-        if _described() != kept:
-            for path in salt.DESCRIPTION.glob("*.yaml"):
-                path.unlink()
-            for name, text in kept.items():
-                (salt.DESCRIPTION / name).write_text(text)
-            salt.apply()
-
-
-def _described() -> dict[str, str]:
-    return {path.name: path.read_text() for path in salt.DESCRIPTION.glob("*.yaml")}
-
-
 @contextlib.contextmanager
 def _nothing_lost(*addresses: str) -> Iterator[None]:
     """Pings from the phone while the body runs; none may be lost."""
