@@ -276,16 +276,16 @@ def deploy(view):
 
 def _leaving(root, files, plan):
     """The interfaces that OSPF will speak over no more, ``{FRR's service: [interface]}``, where tunnels go."""
-    stays = {verb: plan.get(verb, {}) for verb in ("created", "recreated", "started", "moved")}
+    if "removed" not in plan:
+        return {}
+    anew = {service for verb in ("created", "recreated", "started", "moved") for service in plan.get(verb, {})}
     found = {}
-    for file in files if "removed" in plan else ():
-        service = file["service"]
-        if not file["target"].endswith("/frr.conf") or any(service in services for services in stays.values()):
-            continue
-        with contextlib.suppress(FileNotFoundError):
-            old, new = ({*INTERFACE.findall(t)} for t in ((Path(root) / file["target"]).read_text(), file["text"]))
-            if old - new:
-                found[service] = sorted(old - new)
+    for file in files:
+        path = Path(root) / file["target"]
+        if path.name == "frr.conf" and path.exists() and file["service"] not in anew:
+            gone = set(INTERFACE.findall(path.read_text())) - set(INTERFACE.findall(file["text"]))
+            if gone:
+                found[file["service"]] = sorted(gone)
     return found
 
 
