@@ -120,7 +120,9 @@ def descendants(pids: Sequence[int]) -> list[int]:
 def cgroups() -> list[Path]:
     """The lab's cgroup folders in every hierarchy, deepest first."""
     roots = [p for p in (Path("/sys/fs/cgroup") / CGROUP, *Path("/sys/fs/cgroup").glob(f"*/{CGROUP}")) if p.is_dir()]
-    return sorted({p for root in roots for p in (root, *root.rglob("*")) if p.is_dir()}, key=lambda p: -len(p.parts))
+    # walk passes over what goes while it looks: a dying container takes its own folder away
+    found = {Path(folder) for root in roots for folder, _, _ in os.walk(root)}
+    return sorted(found, key=lambda p: -len(p.parts))
 
 
 def in_cgroups(part: str | None = None) -> list[int]:

@@ -189,7 +189,7 @@ class Store:
     def _switch(self, repo: Repository, commit: str, why: str) -> None:
         following = self._link.with_name(".current.next")
         following.unlink(missing_ok=True)
-        subject = str(repo.git.commit(commit).summary) if repo.has(commit) else ""
+        subject = repo.subject(commit) if repo.has(commit) else ""
         entry = {"commit": commit, "time": time.time(), "subject": subject, "why": why}
         try:
             following.symlink_to(Path("trees") / commit)

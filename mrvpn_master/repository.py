@@ -105,7 +105,13 @@ class Repository:
 
     def parents(self, commit: str) -> list[str]:
         """The commits that a commit stands on."""
-        return [parent.hexsha for parent in self.git.commit(commit).parents]
+        with self._objects():
+            return [parent.hexsha for parent in self.git.commit(commit).parents]
+
+    def subject(self, commit: str) -> str:
+        """The first line of a commit's message."""
+        with self._objects():
+            return str(self.git.commit(commit).summary)
 
     def prefix(self, folder: Path) -> str:
         """A folder's path inside the repository, empty for its top."""
@@ -117,8 +123,8 @@ class Repository:
 
     def texts(self, commit: str, folder: str) -> dict[str, str]:
         """The *.yaml of a folder in a commit."""
-        tree = self.git.commit(commit).tree
-        with contextlib.suppress(KeyError):
+        with self._objects(), contextlib.suppress(KeyError):
+            tree = self.git.commit(commit).tree
             tree = tree / folder if folder else tree
             blobs = [
                 blob for blob in tree.blobs if str(blob.name).endswith(".yaml") and blob.mode in (0o100644, 0o100755)
@@ -201,6 +207,14 @@ class Repository:
             out: str = self.git.git.log(f"-{int(count)}", f"--format={form}", "--", folder or ".")
         keys = ("commit", "time", "author", "subject")
         return [dict(zip(keys, line.split("\x1f"), strict=True)) for line in out.splitlines()]
+
+    @contextlib.contextmanager
+    def _objects(self) -> Iterator[None]:
+        """Reading objects; the processes of git that GitPython keeps for it end with the block."""
+        try:
+            yield
+        finally:
+            self.git.git.clear_cache()
 
     def _signing(self) -> list[str]:
         """`git commit-tree` signs only when told: as `git commit` would here."""

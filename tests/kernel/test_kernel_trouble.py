@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import ipaddress
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kernel_rig import CLIENT, Rig, RunningDaemon, running, sh, until
+from kernel_rig import CLIENT, Rig, RunningDaemon, running, until
 
 from ipt_server.control import client
 from ipt_server.core.learned import Change
@@ -23,6 +24,7 @@ from ipt_server.core.rules import RuleSet
 from ipt_server.kernel.netlink import KernelRefused
 from ipt_server.kernel.state import Kernel
 from mrvpn import marks
+from tests.disk import fill, small_disk
 
 pytestmark = pytest.mark.root
 NAMED, OTHER = "93.184.215.14", "93.184.215.15"
@@ -120,12 +122,9 @@ def test_hostile_datagrams(rig: Rig, daemon: RunningDaemon) -> None:
 def test_a_full_disk(rig: Rig, daemon: RunningDaemon) -> None:
     """Answers and reloads go on; that the table is not on disk is told, and no longer once there is room."""
     state = daemon.folder / "state"
-    state.mkdir()
-    sh("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(state))
-    try:
-        filler = state / "filler"
-        with pytest.raises(OSError, match="No space left"):
-            filler.write_bytes(b"x" * (1 << 20))
+    with small_disk(state, "64k"), contextlib.ExitStack() as ending:
+        ending.callback(daemon.stop)
+        filler = fill(state)
         daemon.start()
         assert teach(daemon, NAMED) == "T 300" and rig.exit_of(NAMED) == "wg_uk"
         until("it is told", lambda: any("not on disk" in text for text in status(daemon)[1]["warnings"]), 30)
@@ -136,9 +135,6 @@ def test_a_full_disk(rig: Rig, daemon: RunningDaemon) -> None:
         file = state / "learned.jsonl"
         assert NAMED in file.read_text() and file.stat().st_mode & 0o777 == 0o600
         assert daemon.log.read_text().count("was not saved") == 1
-    finally:
-        daemon.stop()
-        sh("umount", str(state))
 
 
 # --- what netlink answers ---------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from mrvpn import compiler, topology
 from mrvpn.schema.source import LOCK
 from mrvpn.topology import lock as locks
 from mrvpn_master import Trouble, candidate
+from tests.disk import fill, small_disk
 from tests.unit.mrvpn_master.conftest import EXAMPLE
 
 
@@ -63,18 +63,12 @@ def test_somebody_else_was_quicker(path: Path, add_rule) -> None:
 @pytest.mark.root
 def test_a_full_disk_leaves_the_description_as_it_was(path: Path, tmp_path: Path, add_rule) -> None:
     small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=True)
-    try:
+    with small_disk(small, "64k"):
         shutil.copytree(path, small / "network")
-        with (small / "filler").open("wb", buffering=0) as stream, pytest.raises(OSError, match="No space"):
-            while True:
-                stream.write(b"x" * 4096)
+        fill(small)
         before = candidate.read(small / "network")
         found = candidate.check(add_rule("198.51.100.0/24")(before, candidate.network_of(small / "network")))
         with pytest.raises(Trouble, match="No space left on device"):
             candidate.replace(small / "network", before, found.texts)
         assert candidate.read(small / "network") == before
         assert not list((small / "network").glob(".*"))
-    finally:
-        subprocess.run(["umount", str(small)], check=True)

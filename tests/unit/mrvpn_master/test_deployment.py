@@ -12,6 +12,7 @@ import pytest
 from mrvpn_master import Trouble, candidate
 from mrvpn_master.deployment import Config, Store
 from mrvpn_master.repository import Rejected, Repository
+from tests.disk import fill, small_disk
 from tests.unit.mrvpn_master.conftest import Remote, git
 
 
@@ -131,24 +132,18 @@ def test_a_link_out_of_the_tree_is_refused(remote: Remote, store: Store, tmp_pat
 @pytest.mark.root
 def test_a_full_disk_keeps_what_runs(remote: Remote, tmp_path: Path) -> None:
     small = tmp_path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)], check=True)
-    try:
+    with small_disk(small, "2m"):
         store = Store(Config(str(remote.url), folder="pillar/network", store=small / "store"))
         store.deploy()
         before = store.current()
-        with (small / "filler").open("wb", buffering=0) as stream, pytest.raises(OSError, match="No space"):
-            while True:
-                stream.write(b"x" * 4096)
+        filler = fill(small)
         remote.edit("country: GB,", "country: [GB, DE],")
         remote.push("Germany too")
         with pytest.raises((Trouble, OSError)):
             store.deploy()
         assert store.current() == before and rules(store)
-        (small / "filler").unlink()
+        filler.unlink()
         assert store.deploy().result == "deployed"
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_unsigned_commits_are_refused_where_signatures_are_required(remote: Remote, tmp_path: Path) -> None:
