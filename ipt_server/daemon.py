@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
@@ -36,11 +35,13 @@ from ipt_server.happenings import Events
 from ipt_server.health.monitor import Monitor
 from ipt_server.kernel import KernelProblem, bypass, events, peers, routes
 from ipt_server.kernel.conntrack import Conntrack, Flow
-from ipt_server.kernel.state import Kernel, Prepared, stands
+from ipt_server.kernel.inspect import seconds_left, stands
+from ipt_server.kernel.state import Kernel, Prepared
 from ipt_server.lists.formats import Names
 from ipt_server.lists.keeper import Keeper
 from ipt_server.lists.subscriptions import Content, Subscriptions
 from ipt_server.metrics import Metrics
+from ipt_server.pauses import Pauses
 from ipt_server.settings import Exit, Settings
 from ipt_server.teacher import Judged, Teacher
 
@@ -388,7 +389,8 @@ class Daemon:
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT."""
-        sys.setswitchinterval(0.0005)  # what is compiled in a thread must not hold up answers
+        pauses = Pauses(self.clock)
+        pauses.begin()
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for sig in (signal.SIGTERM, signal.SIGINT):
@@ -419,6 +421,7 @@ class Daemon:
                 await self._know()
                 await self._tell_recursor()
                 await self._save()
+                pauses.look()
         finally:
             self.paths.ready().unlink(missing_ok=True)
             if self.generation:
@@ -463,12 +466,16 @@ class Daemon:
             await self._anew()
 
     async def _renewed(self) -> None:
-        """Takes in, once a minute, which learned addresses connections have renewed."""
+        """Takes in, once a minute, which of the learned addresses that are about to end connections have renewed."""
         now = self.clock()
         if now - self._read < READ_EVERY:
             return
         self._read = now
-        self.teacher.outlive(await asyncio.to_thread(self.kernel.standing_learned))
+        ending = await asyncio.to_thread(self.teacher.ending, 2 * READ_EVERY)
+        try:
+            self.teacher.outlive(await asyncio.to_thread(seconds_left, ending))
+        except KernelProblem as error:
+            log.warning("learned elements: %s", error)
 
     async def _tell_recursor(self) -> None:
         """Tells a recursor that began anew which names to ask for, and has it forget what it answered before that."""

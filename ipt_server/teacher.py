@@ -24,7 +24,6 @@ from ipt_server.core.learned import (
     Key,
     Learned,
     destination,
-    parse_key,
 )
 from ipt_server.core.rules import RuleSet
 from ipt_server.dns.filter import Filter
@@ -134,13 +133,16 @@ class Teacher:
         undo: list[tuple[Key, Entry | None]] = []
         try:
             for key, lesson in lessons:
+                if learned.holds(key, lesson.rule.mark, lesson.ttl, now):
+                    continue
                 entry = learned.snapshot(key)
                 undo.append((key, entry))
                 better = entry is None or self._better(lesson.rule, entry.mark)
                 change = learned.learn(key, lesson.rule.mark, better, lesson.ttl, lesson.name, now, client)
                 if change is not None:
                     changes.append(change)
-            self._kernel.learn(changes)
+            if changes:
+                self._kernel.learn(changes)
         except (Full, KernelRefused) as error:
             for key, before in reversed(undo):
                 learned.restore(key, before)
@@ -175,7 +177,10 @@ class Teacher:
             name, found = judged.get(address, (None, None))
             return found if name == entry.name else _mark(rules, address, entry)
 
-        return self.learned.rejudge(mark, self._clock())
+        changes = self.learned.rejudge(mark, self._clock())
+        if changes:
+            self._journal.touch()
+        return changes
 
     def entry(self, address: Address, client: Address | None) -> Entry | None:
         """What was learned of an address; where answers count for their clients alone, by this client."""
@@ -203,12 +208,18 @@ class Teacher:
             self.learned.replace([(a, entry) for a, entry in self.alive() if a not in gone])
             self._journal.touch()
 
-    def outlive(self, elements: Sequence[tuple[str, int, float]]) -> None:
-        """Takes in that connections renewed elements in the kernel: (address, mark, seconds left)."""
-        now = self._clock()
+    def ending(self, within: float) -> list[Key]:
+        """The addresses whose life ends within so many seconds, as far as is known here. Long: for a thread."""
+        latest = self._clock() + within
+        return [key for key, entry in self.alive() if entry.expiry <= latest]
+
+    def outlive(self, left: Mapping[Key, float]) -> None:
+        """Takes in that connections renewed elements in the kernel: the seconds that they have left."""
+        now, entries = self._clock(), self.learned.entries
         with self.lock:
-            for text, _, left in elements:
-                self.learned.outlive(parse_key(text), now + left)
+            for key, seconds in left.items():
+                self.learned.outlive(key, now + seconds)
+            self._journal.add((key, entries[key]) for key in left if key in entries)
 
     def switch_filter(self, filter_: Filter, prepared: Path) -> None:
         """Puts a prepared filter in force, with the names that inherit a rule."""
@@ -221,7 +232,7 @@ class Teacher:
     def save(self) -> None:
         """Writes the learned table whole, if anything changed since. Raises OSError."""
         with self.lock:
-            if not self._journal.begin():
+            if not self._journal.begin(len(self.learned.entries)):
                 return
             entries = self.alive()
         # an entry that is changed from here on is added again by whoever taught it

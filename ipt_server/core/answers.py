@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ipt_server.core.rules import Address, RuleSet
 from ipt_server.settings import RuleSetting
 
 A, CNAME, PTR, AAAA, DNAME, SVCB, HTTPS = 1, 5, 12, 28, 39, 64, 65
+_CHAINS = (CNAME, DNAME, PTR)  # whose target is a name that was asked for, too
 
 
 class Record(NamedTuple):
@@ -60,22 +61,29 @@ def judge(answer: Answer, rules: RuleSet, inherited: Mapping[str, str], own: fro
 
     `inherited`: targets of HTTPS records that were answered before, each with the name whose rule it inherits.
     """
-    chain = dict.fromkeys([answer.qname, *(name for r in answer.records for name in _chain_names(r))])
-    names = [*chain, *(inherited[name] for name in chain if name in inherited)]
+    chain: dict[str, None] = {answer.qname: None}
+    for record in answer.records:
+        if record.kind != PTR:
+            chain[record.owner] = None
+        if record.target and record.kind in _CHAINS:
+            chain[record.target] = None
+    names = [*chain, *[inherited[name] for name in chain if name in inherited]] if inherited else list(chain)
     matched = rules.match(names[0]) if len(names) == 1 else rules.best(names)
     if not matched:
         return Judgement()
-    ttl = _ttl(matched, rules)
-    routing = next((rule for rule in matched if rule.exit is not None), None)
-    if routing is None:
+    ttl = rules.largest_ttl(matched)
+    for routing in matched:
+        if routing.exit is not None:
+            break
+    else:
         return Judgement(ttl=ttl)
     source = names[0] if len(names) == 1 else next(name for name in names if routing in rules.match(name))
-    carried = max((min(r.ttl, ttl) if ttl else r.ttl for r in answer.records), default=0)
-    exit_ = rules.exit_of(routing.mark)
-    strip = rules.settings.hints == "strip"
+    carried = max([record.ttl for record in answer.records], default=0)
+    carried = min(carried, ttl) if ttl else carried
+    ipv6, strip = rules.exit_of(routing.mark).ipv6, rules.settings.hints == "strip"
     lessons, targets = [], []
     for record in answer.records:
-        addresses: Iterable[Address] = record.addresses
+        addresses = record.addresses
         if record.kind in (SVCB, HTTPS):
             addresses = () if strip else addresses
             if record.target:
@@ -84,22 +92,11 @@ def judge(answer: Answer, rules: RuleSet, inherited: Mapping[str, str], own: fro
             asked = reverse_address(answer.qname)
             addresses = (asked,) if asked is not None else ()
         for address in addresses:
-            if not teachable(address, own) or (address.version == 6 and not exit_.ipv6):
+            if not teachable(address, own) or (address.version == 6 and not ipv6):
                 continue
             if rules.beats(routing, address):
                 lessons.append(Lesson(address, routing, carried, source))
-    return Judgement(tuple(lessons), tuple(targets), ttl, no_ipv6=not exit_.ipv6, no_hints=strip)
-
-
-def _chain_names(record: Record) -> Iterable[str]:
-    if record.kind in (CNAME, DNAME):
-        return (record.owner, record.target) if record.target else (record.owner,)
-    return (record.target,) if record.kind == PTR and record.target else (record.owner,)
-
-
-def _ttl(matched: Iterable[RuleSetting], rules: RuleSet) -> int:
-    """The largest TTL that may be handed out: the smallest of domain_route_ttl and the matching rules' own."""
-    return min(rules.settings.domain_route_ttl, *(rule.ttl for rule in matched if rule.ttl), 2**31 - 1)
+    return Judgement(tuple(lessons), tuple(targets), ttl, not ipv6, strip)
 
 
 def teachable(address: Address, own: frozenset[Address]) -> bool:

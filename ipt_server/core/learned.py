@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 import ipaddress
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -44,6 +44,7 @@ Key = Address | ClientAddress  # of the learned table: by the description's `lea
 GRACE = 5.0
 SHORTEST = 600.0
 UDP_CONNTRACK = 120.0  # net.netfilter.nf_conntrack_udp_timeout_stream
+_SHORTEST = max(SHORTEST, 2 * UDP_CONNTRACK)
 
 
 def destination(key: Key) -> Address:
@@ -75,9 +76,12 @@ class Entry:
     conflicts: int = 0
     client: str = ""
 
+    def copy(self) -> Entry:
+        """Another one of the same."""
+        return Entry(self.mark, self.expiry, self.name, self.conflicts, self.client)
 
-@dataclass(frozen=True, slots=True)
-class Change:
+
+class Change(NamedTuple):
     """What the kernel needs: set an element (`timeout` seconds) or, with mark None, delete it."""
 
     address: Key
@@ -101,18 +105,32 @@ class Learned:
 
     def life(self, ttl: float) -> float:
         """Seconds that an element lives after an answer whose largest TTL handed out is `ttl`."""
-        return max(ttl + self.patience, SHORTEST, 2 * UDP_CONNTRACK)
+        return max(ttl + self.patience, _SHORTEST)
+
+    def holds(self, address: Key, mark: int, ttl: float, now: float) -> bool:
+        """Whether an answer needs nothing of the kernel: the address has its mark, and for long enough.
+
+        An element is renewed when less than half of its life is left beyond what an answer needs, so that a hot name
+        costs no system call per answer.
+        """
+        entry = self.entries.get(address)
+        if entry is None or entry.mark != mark:
+            return False
+        needed = ttl + self.patience
+        left = entry.expiry - now
+        return left >= needed and 2 * left >= max(needed, _SHORTEST)
 
     def learn(
         self, address: Key, mark: int, better: bool, ttl: float, name: str, now: float, client: str = ""
     ) -> Change | None:
         """Takes an address in; returns the change for the kernel, or None where it has what is needed. Raises Full.
 
-        `better`: the new rule wins over the entry's, if there is another. An element is renewed when less than half
-        of its life is left beyond what this answer needs, so that a hot name costs no system call per answer.
+        `better`: the new rule wins over the entry's, if there is another.
         """
-        life = self.life(ttl)
         self._expire(now)
+        if self.holds(address, mark, ttl, now):
+            return None
+        life = self.life(ttl)
         entry = self.entries.get(address)
         if entry is None:
             self._make_sure_of_room(client)
@@ -124,8 +142,8 @@ class Learned:
             if better:
                 entry.mark, entry.name, entry.expiry = mark, name, max(entry.expiry, now + life)
                 return Change(address, mark, entry.expiry - now, replaces=True)
-        if entry.expiry >= now + ttl + self.patience and entry.expiry - now >= life / 2:
-            return None
+            if self.holds(address, entry.mark, ttl, now):
+                return None
         entry.expiry = now + life
         return Change(address, entry.mark, life, replaces=True)
 
@@ -178,14 +196,14 @@ class Learned:
     def snapshot(self, address: Key) -> Entry | None:
         """A copy of an address's entry, for `restore`."""
         entry = self.entries.get(address)
-        return None if entry is None else replace(entry)
+        return None if entry is None else entry.copy()
 
     def restore(self, address: Key, entry: Entry | None) -> None:
         """Puts an address back to what `snapshot` returned: the kernel did not take the change."""
         if address in self.entries:
             self._drop(address)
         if entry is not None:
-            self._put(address, replace(entry))
+            self._put(address, entry.copy())
 
     def outlive(self, address: Key, expiry: float) -> None:
         """Takes in that an address's element lives until `expiry`: a connection renewed it where it stands."""

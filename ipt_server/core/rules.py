@@ -38,6 +38,8 @@ class RuleSet:
         self.rules = settings.rules
         self.position = {rule.mark: number for number, rule in enumerate(settings.rules)}
         self.by_mark = {rule.mark: rule for rule in settings.rules}
+        most = min(settings.domain_route_ttl, 2**31 - 1)
+        self._largest_ttl = {rule.mark: min(most, rule.ttl or most) for rule in settings.rules}
         self._exits = {e.name: e for e in settings.exits}
         self._names = NameIndex()
         self._compile_names(lists or {})
@@ -81,12 +83,20 @@ class RuleSet:
 
     def match(self, name: str) -> list[RuleSetting]:
         """The domain rules that match a name (lower case, no last dot), best first."""
-        return sorted((self.by_mark[mark] for mark in self._names.match(name)), key=self._key)
+        found = [self.by_mark[mark] for mark in self._names.match(name)]
+        return sorted(found, key=self._key) if len(found) > 1 else found
 
     def best(self, names: Iterable[str]) -> list[RuleSetting]:
         """The domain rules that match any of the names, best first."""
         found = {rule.mark: rule for name in names for rule in self.match(name)}
         return sorted(found.values(), key=self._key)
+
+    def largest_ttl(self, matched: Iterable[RuleSetting]) -> int:
+        """The largest TTL in seconds that answers under these rules, at least one, may be handed out with.
+
+        The smallest of domain_route_ttl and the rules' own.
+        """
+        return min([self._largest_ttl[rule.mark] for rule in matched])
 
     def covering(self, address: Address) -> int:
         """The rule mark that the maps give an address; DEFAULT_RULE where none covers it."""

@@ -21,9 +21,8 @@ from ipt_server.core.answers import AAAA, CNAME, DNAME, HTTPS, PTR, SVCB, A, Ans
 
 MAX_RECORDS = 1000
 MAX_NAME = 1004  # 255 bytes of wire format, each escaped as \DDD
-_WANTED = frozenset((A, AAAA, CNAME, DNAME, PTR, SVCB, HTTPS))
+_KINDS = {str(kind): kind for kind in (A, AAAA, CNAME, DNAME, PTR, SVCB, HTTPS)}
 _NONCE = re.compile(r"[!-~]{1,64}")
-_NUMBER = re.compile(r"[0-9]{1,10}")
 _PLAIN = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _PLAIN_LABEL = re.compile(rb"[!-\-/-\[\]-~]*")  # printable, neither dot nor backslash
 
@@ -36,7 +35,6 @@ class Malformed(Exception):
         self.nonce = nonce
 
 
-@functools.lru_cache(16384)
 def name(text: str) -> str:
     """A name in presentation form, canonical: lower case, no last dot, escapes as the recursor writes them.
 
@@ -44,6 +42,11 @@ def name(text: str) -> str:
     """
     if len(text) <= 253 and _PLAIN.fullmatch(text):
         return text.rstrip(".").lower()
+    return _escaped(text)
+
+
+@functools.lru_cache(4096)
+def _escaped(text: str) -> str:
     if len(text) > MAX_NAME:
         raise Malformed(f"no name: {text[:80]!r}: {len(text)} characters")
     try:
@@ -68,28 +71,29 @@ def _label(label: bytes) -> str:
 
 def parse(data: bytes) -> Answer:
     """The answer that a datagram tells of. Raises Malformed."""
-    head_line, _, rest = data.partition(b"\n")
-    head = head_line.decode("ascii", "replace").split(" ")
-    nonce = head[0] if _NONCE.fullmatch(head[0]) else ""
-    if len(head) != 4 or not nonce or not head_line.isascii():
-        raise Malformed("the first line is not `<nonce> <qtype> <client> <qname>`", nonce)
+    nonce, _, _ = data[:65].decode("ascii", "replace").partition("\n")[0].partition(" ")
+    if not _NONCE.fullmatch(nonce):
+        nonce = ""
     try:
-        lines = rest.decode("ascii").split("\n")
+        first, *lines = data.decode("ascii").split("\n")
     except UnicodeDecodeError:
         raise Malformed("not ASCII", nonce) from None
+    head = first.split(" ")
+    if len(head) != 4 or not nonce:
+        raise Malformed("the first line is not `<nonce> <qtype> <client> <qname>`", nonce)
     if len(lines) > MAX_RECORDS:
         raise Malformed(f"{len(lines)} records; at most {MAX_RECORDS}", nonce)
     try:
-        qtype, qname = _number(head[1], 0xFFFF), name(head[3])
-        client = _client(head[2])
-        records = tuple(_record(line) for line in lines if line)
+        asked, qname = head[3], name(head[3])
+        return Answer(nonce, _number(head[1], 0xFFFF), _client(head[2]), qname,
+                      tuple([_record(line, asked, qname) for line in lines if line]))  # fmt: skip
     except Malformed as error:
         raise Malformed(str(error), nonce) from None
-    return Answer(nonce, qtype, client, qname, records)
 
 
 def _number(text: str, largest: int) -> int:
-    value = int(text) if _NUMBER.fullmatch(text) else -1
+    # of ASCII, whose digits are 0 to 9
+    value = int(text) if text.isdigit() and len(text) <= 10 else -1
     if not 0 <= value <= largest:
         raise Malformed(f"no number from 0 to {largest}: {text[:80]!r}")
     return value
@@ -100,7 +104,6 @@ def _client(text: str) -> str:
     return str(_address(text, ipaddress.ip_address))
 
 
-@functools.lru_cache(65536)
 def _address(text: str, family: Any) -> Any:
     """An address of a family; one with a scope is none that can be routed. Raises Malformed."""
     try:
@@ -111,18 +114,30 @@ def _address(text: str, family: Any) -> Any:
     raise Malformed(f"no address: {text[:80]!r}")
 
 
-def _record(line: str) -> Record:
+@functools.lru_cache(65536)
+def _ipv4(text: str) -> tuple[ipaddress.IPv4Address]:
+    return (_address(text, ipaddress.IPv4Address),)
+
+
+@functools.lru_cache(65536)
+def _ipv6(text: str) -> tuple[ipaddress.IPv6Address]:
+    return (_address(text, ipaddress.IPv6Address),)
+
+
+def _record(line: str, asked: str, qname: str) -> Record:
+    """A record; `asked` is how the name asked for was written, which mostly owns it, and `qname` what it came to."""
     parts = line.split(" ", 3)
     if len(parts) != 4:
         raise Malformed(f"no record: {line[:80]!r}")
-    kind, ttl, content = _number(parts[0], 0xFFFF), _number(parts[1], 2**31 - 1), parts[3]
-    if kind not in _WANTED:
+    kind_text, ttl_text, owner_text, content = parts
+    kind, ttl = _KINDS.get(kind_text), _number(ttl_text, 2**31 - 1)
+    if kind is None:
         raise Malformed(f"no record that was asked for: {line[:80]!r}")
-    owner = name(parts[2])
+    owner = qname if owner_text == asked else name(owner_text)
     if kind == A:
-        return Record(kind, ttl, owner, (_address(content, ipaddress.IPv4Address),))
+        return Record(kind, ttl, owner, _ipv4(content))
     if kind == AAAA:
-        return Record(kind, ttl, owner, (_address(content, ipaddress.IPv6Address),))
+        return Record(kind, ttl, owner, _ipv6(content))
     if kind in (CNAME, DNAME, PTR):
         return Record(kind, ttl, owner, target=name(content))
     return _service(kind, ttl, owner, content)

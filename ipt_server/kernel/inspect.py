@@ -1,6 +1,7 @@
-"""What the kernel says of one destination: its elements and the route that a packet would take.
+"""What the kernel says: of one destination, its elements and the route that a packet would take; of learned elements.
 
-Knows: map names, `ip route get`. Must not know: why. Nothing here changes anything.
+Knows: map names, `ip route get`. Must not know: why. Nothing here changes anything. Elements are asked for one by one:
+nft would begin its dump of a map anew whenever the daemon learns meanwhile.
 """
 
 from __future__ import annotations
@@ -9,12 +10,38 @@ import contextlib
 import ipaddress
 import json
 import sys
+from collections.abc import Iterable
 from typing import Any
 
+from ipt_server.core.intervals import SIZE
+from ipt_server.core.learned import ClientAddress, Key
 from ipt_server.core.rules import Address, RuleSet
 from ipt_server.kernel import routes, skeleton
-from ipt_server.kernel.netlink import KernelRefused, Socket
+from ipt_server.kernel.netlink import TABLE_NAME, KernelRefused, Socket, attribute
 from mrvpn import marks
+
+_NFTABLES, _GETTABLE, _INET = 10, 1, 1
+
+
+def stands() -> bool:
+    """Whether our table is there at all."""
+    with contextlib.closing(Socket()) as socket:
+        try:
+            return bool(socket.request(_NFTABLES, _GETTABLE, _INET, attribute(1, TABLE_NAME)))
+        except KernelRefused:
+            return False
+
+
+def seconds_left(keys: Iterable[Key]) -> dict[Key, float]:
+    """What learned elements have left of their lives; one that is gone is not in it. Raises KernelRefused."""
+    found: dict[Key, float] = {}
+    with contextlib.closing(Socket()) as socket:
+        for key in keys:
+            size = SIZE[key.version] << isinstance(key, ClientAddress)
+            element = socket.element(f"learned{key.version}", int(key).to_bytes(size, "big"))
+            if element is not None and element[1] is not None:
+                found[key] = element[1]
+    return found
 
 
 def destination(address: Address, rules: RuleSet, client: Address | None = None) -> dict[str, Any]:

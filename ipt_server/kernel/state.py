@@ -12,7 +12,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from ipt_server.core.failover import exit_of
@@ -20,6 +20,7 @@ from ipt_server.core.intervals import Intervals
 from ipt_server.core.learned import Change, ClientAddress, Key
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import KernelProblem, routes, skeleton
+from ipt_server.kernel.inspect import stands
 from ipt_server.kernel.netlink import ELEMENTS_A_MESSAGE, Batch, KernelRefused, Socket, interval_records
 from ipt_server.settings import handed
 
@@ -51,12 +52,6 @@ def standing_form() -> str | None:
         if line.startswith("comment "):
             return line.removeprefix("comment ").strip('"')
     return ""
-
-
-def stands() -> bool:
-    """Whether our table is there at all, asked without a dump of its maps."""
-    done = subprocess.run(["nft", "list", "tables", "inet"], capture_output=True, text=True, timeout=60)
-    return done.returncode == 0 and f"table inet {skeleton.TABLE}" in done.stdout.splitlines()
 
 
 def says_the_same(before: RuleSet, after: RuleSet) -> bool:
@@ -265,7 +260,7 @@ class Kernel(Applying):
         """The changes with their marks as the buffer in force has them."""
         if self.buffer != "b":
             return changes
-        return [replace(c, mark=None if c.mark is None else c.mark ^ skeleton.TAG) for c in changes]
+        return [c._replace(mark=None if c.mark is None else c.mark ^ skeleton.TAG) for c in changes]
 
     def _learn_one(self, change: Change) -> None:
         """Makes one element what the change says, whether it is there or not."""
@@ -273,7 +268,7 @@ class Kernel(Applying):
             there = change.replaces == (attempt % 2 == 0)
             try:
                 if there or change.mark is not None:
-                    self._socket.send(_learning([replace(change, replaces=there)]))
+                    self._socket.send(_learning([change._replace(replaces=there)]))
                 return
             except KernelRefused as error:
                 if not error.differs or attempt == 3:

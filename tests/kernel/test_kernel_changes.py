@@ -16,6 +16,7 @@ from ipt_server.core.intervals import Intervals
 from ipt_server.core.learned import Change
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import skeleton
+from ipt_server.kernel.inspect import seconds_left, stands
 from ipt_server.kernel.netlink import Batch, KernelRefused
 from ipt_server.kernel.state import Kernel
 from mrvpn import marks
@@ -219,6 +220,32 @@ def test_an_element_that_is_learned_again_gets_its_whole_life_again(rig: Rig, ke
     kernel.learn([Change(address, BY_US, 900, replaces=False)])  # known to the kernel, not to the table
     left = {text: seconds for text, _, seconds in kernel.standing_learned()}
     assert left[str(address)] > 800
+
+
+def test_what_elements_have_left_is_read_while_others_come(rig: Rig, kernel: Kernel) -> None:
+    """nft would begin its dump anew with each of these changes, for as long as they come."""
+    own = [Change(address, BY_US, 300, replaces=False) for address in A]
+    kernel.learn(own)
+    many = [ipaddress.IPv4Address(0x2E000000 + n) for n in range(2000)]
+    enough = threading.Event()
+
+    def teach() -> None:
+        while not enough.is_set():
+            for replaces in (False, True):
+                for address in many:
+                    kernel.learn([Change(address, BY_US if not replaces else None, 60, replaces)])
+
+    with rig.gateway.inside():
+        teaching = threading.Thread(target=teach)
+        teaching.start()
+        try:
+            left = seconds_left([*A, ipaddress.IPv4Address("9.9.9.9")])
+            assert stands()
+        finally:
+            enough.set()
+            teaching.join()
+    assert set(left) == set(A) and all(290 < seconds <= 300 for seconds in left.values())
+    kernel.learn([change._replace(mark=None, replaces=True) for change in own])
 
 
 @pytest.mark.parametrize("address", [A[1], A[2]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,7 +178,7 @@ def test_memory_keeps_what_it_is_given(tmp_path: Path) -> None:
     path = tmp_path / "state" / "learned.jsonl"
     journal = memory.Journal(path, 1_000_000.0)
     journal.touch()
-    assert journal.begin()
+    assert journal.begin(0)
     journal.write(entries.items(), contextlib.nullcontext())
     assert memory.load(path, 1_000_000.0) == entries
     assert memory.load(tmp_path / "nothing", 0) == {}
@@ -188,7 +189,9 @@ def test_what_is_learned_while_the_file_is_written_anew_is_in_it(tmp_path: Path)
     journal = memory.Journal(path, 0)
     journal.add([(ip(1), Entry(7, 50.0, "old"))])
     assert set(memory.load(path, 0)) == {ip(1)}  # before the answer is let go: a kill forgets nothing
-    assert journal.begin()
+    assert not journal.begin(0)
+    journal.touch()
+    assert journal.begin(0)
 
     def entries() -> Iterator[tuple[Address, Entry]]:
         yield ip(2), Entry(7, 50.0, "kept")
@@ -199,20 +202,40 @@ def test_what_is_learned_while_the_file_is_written_anew_is_in_it(tmp_path: Path)
     assert set(memory.load(path, 0)) == {ip(2), ip(3)}
     journal.add([(ip(4), Entry(7, 50.0, "after"))])
     assert set(memory.load(path, 0)) == {ip(2), ip(3), ip(4)}
-    assert journal.begin()
+    journal.touch()
+    assert journal.begin(0)
     journal.write([], contextlib.nullcontext())
-    assert not journal.begin()
+    assert not journal.begin(0)
+
+
+def test_the_file_is_written_anew_when_most_of_it_is_of_the_past(tmp_path: Path) -> None:
+    journal = memory.Journal(tmp_path / "learned.jsonl", 0)
+    for _ in range(memory._FEW + 1):
+        journal.add([(ip(1), Entry(7, 50.0, "hot"))])
+    assert not journal.begin(memory._FEW + 1), "as many stand"
+    assert journal.begin(1)
+    journal.write([(ip(1), Entry(7, 50.0, "hot"))], contextlib.nullcontext())
+    assert len((tmp_path / "learned.jsonl").read_text().splitlines()) == 1
+    assert not journal.begin(1)
+
+
+@given(name=st.text(st.characters(min_codepoint=0x20, max_codepoint=0x2FF)), expiry=st.floats(0, 1e9))
+def test_a_line_is_what_json_says_of_it(name: str, expiry: float) -> None:
+    entry = Entry(0x1FFFF, expiry, name, 0, "10.11.0.2")
+    written = memory._line(ip(1), entry, 1e9)
+    assert json.loads(written) == [str(ip(1)), 0x1FFFF, round(expiry + 1e9, 1), name, "10.11.0.2"]
+    assert written.endswith("\n") and written.isascii()
 
 
 def test_a_file_that_cannot_be_written_is_tried_again(tmp_path: Path) -> None:
     journal = memory.Journal(tmp_path / "file" / "learned.jsonl", 0)
     (tmp_path / "file").write_text("no folder")
     journal.add([(ip(1), Entry(7, 50.0, "a"))])
-    assert journal.begin()
+    assert journal.begin(0)
     with pytest.raises(OSError):
         journal.write([], contextlib.nullcontext())
     (tmp_path / "file").unlink()
-    assert journal.begin()
+    assert journal.begin(0)
     journal.write([(ip(1), Entry(7, 50.0, "a"))], contextlib.nullcontext())
     assert set(memory.load(tmp_path / "file" / "learned.jsonl", 0)) == {ip(1)}
 
