@@ -1,7 +1,8 @@
 """What the DNS path costs: beside a bare recursor, and beside the mechanism's floor, a daemon in C that only answers.
 
-Knows: the tests' namespace with the image's recursor, the load generator dns_load.c. Figures that are compared are
-measured in turns within one run; a figure is the median of its turns.
+Knows: the tests' namespace with the image's recursor and daemon, the load generator dns_load.c. Both run by the image's
+own interpreter and libraries, as they are deployed. Figures that are compared are measured in turns within one run; a
+figure is the median of its turns.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -117,12 +119,25 @@ asyncio.run(main())
 """
 
 
+def deployed(netns: str, folder: Path, *argv: str) -> list[str]:
+    """The command that runs the image's program in a namespace, with a folder of this machine's in its place."""
+    from lab import image
+
+    root = shlex.quote(str(image.ROOT))
+    inside = root + shlex.quote(str(folder))
+    mounts = (
+        f"mount -t tmpfs t {root}/tmp && mkdir -p {inside} && mount --bind {shlex.quote(str(folder))} {inside} && "
+        f"mount --rbind /proc {root}/proc && mount --rbind /dev {root}/dev && "
+        f'exec chroot {root} "$@"'
+    )
+    return ["ip", "netns", "exec", netns, "unshare", "--mount", "sh", "-c", mounts, "sh", *argv]
+
+
 def in_process(netns: str, settings: Path, folder: Path) -> Iterator[Figure]:
     """What an answer costs inside the daemon, without sockets: hot, the real nftables behind it."""
     folder.mkdir()
-    command = ["ip", "netns", "exec", netns, sys.executable, "-c", IN_PROCESS, str(settings), str(folder)]
-    env = {**os.environ, "PYTHONPATH": str(REPO)}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    command = deployed(netns, folder.parent, "python3", "-c", IN_PROCESS, str(settings), str(folder))
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-500:])
     first, known, raw = map(float, done.stdout.split())
@@ -167,6 +182,23 @@ class Bench:
         return {name: statistics.median(values) for name, values in found.items()}
 
 
+def daemon_of(folder: Path, run: Path, settings: dict[str, Any]) -> Any:
+    """The image's daemon, as `dnsrig.Verdicts` is the one of this checkout."""
+    import dnsrig
+
+    class Daemon(dnsrig.Verdicts):
+        def start(self) -> None:
+            where = ["--settings", self.settings, "--state", self.folder / "state"]
+            where += ["--control", self.folder / "control.sock"]
+            command = ["python3", "-m", "ipt_server.cli", "run", *map(str, where)]
+            with (self.folder / "daemon.log").open("ab") as log:
+                command = deployed(dnsrig.NETNS, self.folder.parent, *command)
+                self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            dnsrig.until("the daemon is ready", lambda: self.call("GET", "/status", check=False).get("ready"))
+
+    return Daemon(folder, run, settings)
+
+
 @contextlib.contextmanager
 def running(folder: Path) -> Iterator[tuple[Bench, Any]]:
     """Recursors with hook and daemon, bare, and with hook and the floor; authoritative server, generator, daemon."""
@@ -197,8 +229,7 @@ def running(folder: Path) -> Iterator[tuple[Bench, Any]]:
         rules = [{"id": "r", "mark": 0x10000, "exit": "wg_ru", "kind": "domain", "suffixes": ["known", "fresh"]}]
         rules.append({"id": "l", "mark": 0x10001, "exit": "wg_us", "kind": "domain", "lists": ["many"]})
         lists = {"many": {"path": str(folder / "many.txt")}}
-        daemon = dnsrig.Verdicts(folder / "daemon", hooked.run, dnsrig.settings(hooked.run, rules, lists=lists))
-        daemon.log = Path("-")
+        daemon = daemon_of(folder / "daemon", hooked.run, dnsrig.settings(hooked.run, rules, lists=lists))
         daemon.start()
         stack.callback(daemon.stop)
         echo = subprocess.Popen(["ip", "netns", "exec", dnsrig.NETNS, str(tool), "echo", str(FLOOR_HOOK), "16"])

@@ -100,7 +100,8 @@ class Journal:
 
 def _line(address: Key, entry: Entry, offset: float) -> str:
     # as json.dumps writes the list, in a third of its time: an answer waits for it
-    return f'["{address}", {entry.mark}, {entry.expiry + offset:.1f}, {_quoted(entry.name)}, {_quoted(entry.client)}]\n'
+    name, client = _quoted(entry.name), _quoted(entry.client)
+    return f'["{address!s}", {entry.mark}, {entry.expiry + offset:.1f}, {name}, {client}]\n'
 
 
 def load(path: Path, offset: float) -> dict[Key, Entry]:

@@ -69,6 +69,7 @@ class Teacher:
 
     def _use(self, rules: RuleSet) -> None:
         self.rules, self._own = rules, frozenset(map(ipaddress.ip_address, rules.settings.own))
+        self._held = self._holds if rules.settings.learn_scope == "all" else None
         self.know()
 
     # --- answers
@@ -77,7 +78,7 @@ class Teacher:
         """Has an answer's addresses in the kernel before it returns the judgement; raises Refused."""
         began = time.perf_counter()
         with self.lock:
-            judgement = judge(answer, self.rules, self.inherited, self._own)
+            judgement = judge(answer, self.rules, self.inherited, self._own, self._held)
             if judgement.lessons:
                 judgement, lessons = self._scoped(judgement, answer.client)
                 if self._learn(lessons, answer.client):
@@ -90,6 +91,9 @@ class Teacher:
                 if self.filter is not None:
                     self.filter.add(target)
         return judgement
+
+    def _holds(self, address: Address, mark: int, ttl: int) -> bool:
+        return self.learned.holds(address, mark, ttl, self._clock())
 
     def _scoped(self, judgement: Judgement, client: str) -> tuple[Judgement, list[tuple[Key, Lesson]]]:
         """The lessons by their keys in the table. What counts for its client alone counts for all its addresses.
@@ -133,8 +137,6 @@ class Teacher:
         undo: list[tuple[Key, Entry | None]] = []
         try:
             for key, lesson in lessons:
-                if learned.holds(key, lesson.rule.mark, lesson.ttl, now):
-                    continue
                 entry = learned.snapshot(key)
                 undo.append((key, entry))
                 better = entry is None or self._better(lesson.rule, entry.mark)
@@ -149,7 +151,7 @@ class Teacher:
             raise Refused(str(error)) from None
         if changes:
             entries = learned.entries
-            self._journal.add((c.address, entries[c.address]) for c in changes if c.address in entries)
+            self._journal.add([(change.address, entries[change.address]) for change in changes])
         return bool(changes)
 
     def _better(self, rule: RuleSetting, mark: int) -> bool:

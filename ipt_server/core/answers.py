@@ -5,9 +5,8 @@ Knows: names, records, rules. Must not know: datagrams, sockets, clocks, the ker
 
 from __future__ import annotations
 
-import functools
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ipt_server.core.rules import Address, RuleSet
@@ -56,10 +55,18 @@ class Judgement(NamedTuple):
     no_hints: bool = False
 
 
-def judge(answer: Answer, rules: RuleSet, inherited: Mapping[str, str], own: frozenset[Address]) -> Judgement:
+def judge(
+    answer: Answer,
+    rules: RuleSet,
+    inherited: Mapping[str, str],
+    own: frozenset[Address],
+    held: Callable[[Address, int, int], bool] | None = None,
+) -> Judgement:
     """What an answer calls for. The rule is matched against the name asked for and every name of its chain.
 
     `inherited`: targets of HTTPS records that were answered before, each with the name whose rule it inherits.
+    `held`: whether an address has a rule's mark by an earlier lesson under these rules, and for an answer of this TTL
+    in seconds: then there is no lesson.
     """
     chain: dict[str, None] = {answer.qname: None}
     for record in answer.records:
@@ -80,7 +87,8 @@ def judge(answer: Answer, rules: RuleSet, inherited: Mapping[str, str], own: fro
     source = names[0] if len(names) == 1 else next(name for name in names if routing in rules.match(name))
     carried = max([record.ttl for record in answer.records], default=0)
     carried = min(carried, ttl) if ttl else carried
-    ipv6, strip = rules.exit_of(routing.mark).ipv6, rules.settings.hints == "strip"
+    mark = routing.mark
+    ipv6, strip = rules.exit_of(mark).ipv6, rules.settings.hints == "strip"
     lessons, targets = [], []
     for record in answer.records:
         addresses = record.addresses
@@ -92,9 +100,11 @@ def judge(answer: Answer, rules: RuleSet, inherited: Mapping[str, str], own: fro
             asked = reverse_address(answer.qname)
             addresses = (asked,) if asked is not None else ()
         for address in addresses:
-            if not teachable(address, own) or (address.version == 6 and not ipv6):
+            if not ipv6 and address.version == 6:
                 continue
-            if rules.beats(routing, address):
+            if held is not None and held(address, mark, carried):
+                continue
+            if teachable(address, own) and rules.beats(routing, address):
                 lessons.append(Lesson(address, routing, carried, source))
     return Judgement(tuple(lessons), tuple(targets), ttl, not ipv6, strip)
 
@@ -104,9 +114,19 @@ def teachable(address: Address, own: frozenset[Address]) -> bool:
     return address not in own and _public(address)
 
 
-@functools.lru_cache(65536)
+# Where IANA's registries of special purposes have entries at all; the rest is public without a search through them.
+_SPECIAL_4 = frozenset((0, 10, 100, 127, 169, 172, 192, 198, 203, *range(224, 256)))  # first byte
+_SPECIAL_6 = frozenset((0x2001, 0x2002, 0x3FFF))  # first two bytes, of what is unicast and assigned: 2000::/3
+
+
 def _public(address: Address) -> bool:
-    if address.version == 6 and address.ipv4_mapped is not None:  # no packet carries one
+    number = int(address)
+    if address.version == 4:
+        if number >> 24 not in _SPECIAL_4:
+            return True
+    elif number >> 125 == 1 and number >> 112 not in _SPECIAL_6:
+        return True
+    elif address.ipv4_mapped is not None:  # no packet carries one
         return False
     return address.is_global and not address.is_multicast
 

@@ -114,10 +114,10 @@ class Learned:
         costs no system call per answer.
         """
         entry = self.entries.get(address)
-        if entry is None or entry.mark != mark:
-            return False
-        needed = ttl + self.patience
-        left = entry.expiry - now
+        return entry is not None and entry.mark == mark and self._lasts(entry, ttl, now)
+
+    def _lasts(self, entry: Entry, ttl: float, now: float) -> bool:
+        needed, left = ttl + self.patience, entry.expiry - now
         return left >= needed and 2 * left >= max(needed, _SHORTEST)
 
     def learn(
@@ -128,8 +128,6 @@ class Learned:
         `better`: the new rule wins over the entry's, if there is another.
         """
         self._expire(now)
-        if self.holds(address, mark, ttl, now):
-            return None
         life = self.life(ttl)
         entry = self.entries.get(address)
         if entry is None:
@@ -142,8 +140,8 @@ class Learned:
             if better:
                 entry.mark, entry.name, entry.expiry = mark, name, max(entry.expiry, now + life)
                 return Change(address, mark, entry.expiry - now, replaces=True)
-            if self.holds(address, entry.mark, ttl, now):
-                return None
+        if self._lasts(entry, ttl, now):
+            return None
         entry.expiry = now + life
         return Change(address, entry.mark, life, replaces=True)
 

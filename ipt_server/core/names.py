@@ -157,14 +157,18 @@ class NameIndex:
         found: set[int] = set()
         number = shards[hash(name) & mask].get(name)
         if number is not None:
-            found.update(n for n, itself, _ in self._covers[number] if itself)
+            for n, itself, _ in self._covers[number]:
+                if itself:
+                    found.add(n)
         start = name.find(".") + 1
         while start:
             if start < 2 or name[start - 2] != "\\" or not _escaped(name, start - 1):
                 suffix = name[start:]
                 number = shards[hash(suffix) & mask].get(suffix)
                 if number is not None:
-                    found.update(n for n, _, below in self._covers[number] if below)
+                    for n, _, below in self._covers[number]:
+                        if below:
+                            found.add(n)
             start = name.find(".", start) + 1
         if self._set is not None:
             found.update(self._regexes[n][1] for n in self._set.Match(name) or ())

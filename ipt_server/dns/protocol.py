@@ -1,7 +1,7 @@
 """The hook's datagram: text in, an Answer out; a verdict in, text out. docs/contracts.md, 5.
 
-Knows: the datagram and DNS presentation format (by dnspython). Must not know: rules, sockets. What arrives is
-hostile: anything that is not understood raises Malformed with a reason.
+Knows: the datagram and DNS presentation format (by dnspython). Must not know: rules, whom a datagram came from. What
+arrives is hostile: anything that is not understood raises Malformed with a reason.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import re
+import socket
 from typing import Any
 
 import dns.exception
@@ -22,7 +23,6 @@ from ipt_server.core.answers import AAAA, CNAME, DNAME, HTTPS, PTR, SVCB, A, Ans
 MAX_RECORDS = 1000
 MAX_NAME = 1004  # 255 bytes of wire format, each escaped as \DDD
 _KINDS = {str(kind): kind for kind in (A, AAAA, CNAME, DNAME, PTR, SVCB, HTTPS)}
-_NONCE = re.compile(r"[!-~]{1,64}")
 _PLAIN = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
 _PLAIN_LABEL = re.compile(rb"[!-\-/-\[\]-~]*")  # printable, neither dot nor backslash
 
@@ -69,26 +69,33 @@ def _label(label: bytes) -> str:
     )
 
 
-def parse(data: bytes) -> Answer:
+def parse(data: bytes | bytearray) -> Answer:
     """The answer that a datagram tells of. Raises Malformed."""
-    nonce, _, _ = data[:65].decode("ascii", "replace").partition("\n")[0].partition(" ")
-    if not _NONCE.fullmatch(nonce):
-        nonce = ""
     try:
-        first, *lines = data.decode("ascii").split("\n")
+        return _parse(data.decode("ascii"))
     except UnicodeDecodeError:
-        raise Malformed("not ASCII", nonce) from None
-    head = first.split(" ")
-    if len(head) != 4 or not nonce:
-        raise Malformed("the first line is not `<nonce> <qtype> <client> <qname>`", nonce)
-    if len(lines) > MAX_RECORDS:
-        raise Malformed(f"{len(lines)} records; at most {MAX_RECORDS}", nonce)
-    try:
-        asked, qname = head[3], name(head[3])
-        return Answer(nonce, _number(head[1], 0xFFFF), _client(head[2]), qname,
-                      tuple([_record(line, asked, qname) for line in lines if line]))  # fmt: skip
+        why = "not ASCII"
     except Malformed as error:
-        raise Malformed(str(error), nonce) from None
+        why = str(error)
+    nonce = data[:65].decode("ascii", "replace").partition("\n")[0].partition(" ")[0]
+    raise Malformed(why, nonce if _is_nonce(nonce) else "")
+
+
+def _is_nonce(text: str) -> bool:
+    return 0 < len(text) <= 64 and text.isascii() and text.isprintable()
+
+
+def _parse(text: str) -> Answer:
+    first, *lines = text.split("\n")
+    head = first.split(" ")
+    if len(head) != 4 or not _is_nonce(head[0]):
+        raise Malformed("the first line is not `<nonce> <qtype> <client> <qname>`")
+    if len(lines) > MAX_RECORDS:
+        raise Malformed(f"{len(lines)} records; at most {MAX_RECORDS}")
+    nonce, qtype, client, asked = head
+    qname = name(asked)
+    records = tuple([_record(line, asked, qname) for line in lines if line])
+    return Answer(nonce, _number(qtype, 0xFFFF), _client(client), qname, records)
 
 
 def _number(text: str, largest: int) -> int:
@@ -101,27 +108,33 @@ def _number(text: str, largest: int) -> int:
 
 @functools.lru_cache(4096)
 def _client(text: str) -> str:
-    return str(_address(text, ipaddress.ip_address))
-
-
-def _address(text: str, family: Any) -> Any:
-    """An address of a family; one with a scope is none that can be routed. Raises Malformed."""
     try:
-        if "%" not in text:
-            return family(text)
+        if "%" not in text:  # one with a scope is none that can be routed
+            return str(ipaddress.ip_address(text))
     except ValueError:
         pass
-    raise Malformed(f"no address: {text[:80]!r}")
+    raise _no_address(text)
 
 
+def _no_address(text: str) -> Malformed:
+    return Malformed(f"no address: {text[:80]!r}")
+
+
+# inet_pton reads what ipaddress reads, in a fifth of its time
 @functools.lru_cache(65536)
 def _ipv4(text: str) -> tuple[ipaddress.IPv4Address]:
-    return (_address(text, ipaddress.IPv4Address),)
+    try:
+        return (ipaddress.IPv4Address(int.from_bytes(socket.inet_pton(socket.AF_INET, text), "big")),)
+    except OSError:
+        raise _no_address(text) from None
 
 
 @functools.lru_cache(65536)
 def _ipv6(text: str) -> tuple[ipaddress.IPv6Address]:
-    return (_address(text, ipaddress.IPv6Address),)
+    try:
+        return (ipaddress.IPv6Address(int.from_bytes(socket.inet_pton(socket.AF_INET6, text), "big")),)
+    except OSError:
+        raise _no_address(text) from None
 
 
 def _record(line: str, asked: str, qname: str) -> Record:

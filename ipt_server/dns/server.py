@@ -77,17 +77,18 @@ class VerdictServer:
         self._sockets.clear()
 
     def _serve(self, s: socket.socket) -> None:
-        receive, send, settle = s.recvfrom, s.sendto, self._teacher.settle
+        receive, send, settle = s.recvfrom_into, s.sendto, self._teacher.settle
+        buffer = bytearray(65535)  # made anew for each, it would be given back to the system each time
         while True:
             try:
-                data, peer = receive(65535)
+                size, peer = receive(buffer)
             except OSError as error:
                 log.warning("hook socket: %s", error)
                 continue
             if self._stopping:
                 return
             try:
-                answer = self.verdict(data)
+                answer = self.verdict(buffer[:size])
                 if answer:
                     with contextlib.suppress(OSError):
                         send(answer, peer)
@@ -95,7 +96,7 @@ class VerdictServer:
             except Exception:  # whatever one datagram does, the next one is served
                 log.exception("a datagram of the hook was not answered")
 
-    def verdict(self, data: bytes) -> bytes:
+    def verdict(self, data: bytes | bytearray) -> bytes:
         """The answer to a datagram; b"" where it is none of the hook's."""
         self.asked += 1
         try:

@@ -32,6 +32,7 @@ TABLE_NAME = b"mrvpn\0"
 _HEADER = struct.Struct("=IHHII")
 _ERROR = struct.Struct("=IHHIIi")
 _FAMILY = struct.Struct("!BBH")
+_ANSWER = 8192  # bytes; each error has a datagram of its own, without what it is about
 _ONE_SEQUENCE = 1 << 31  # apart from the batches'
 
 
@@ -310,7 +311,7 @@ class Socket:
         failed = 0
         while True:
             try:
-                reply = self._socket.recv(1 << 16)
+                reply = self._socket.recv(_ANSWER)
             except BlockingIOError:
                 return failed or errno.ENOBUFS
             at = 0

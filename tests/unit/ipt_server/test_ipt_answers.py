@@ -6,6 +6,8 @@ import ipaddress
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ipt_build import build, exits, rule
 
 from ipt_server.core.answers import (
@@ -90,6 +92,24 @@ def test_an_exit_without_ipv6_teaches_none_and_withholds_it() -> None:
 def test_a_reverse_answer_teaches_the_address_asked_about(question: str, address: Address) -> None:
     found = judge(ask(question, Record(PTR, 60, question, target="www.bbc.co.uk"), qtype=PTR), with_bbc(), {}, OWN)
     assert lessons(found) == [(str(address), UK, "www.bbc.co.uk")]
+
+
+EDGES = [
+    ipaddress.ip_network(text)[at]
+    for text in ("9.0.0.0/8", "11.0.0.0/8", "99.0.0.0/8", "223.0.0.0/8", "224.0.0.0/4", "198.18.0.0/15", "192.0.0.0/24",
+                 "2000::/16", "2001::/16", "2001::/23", "2002::/16", "2003::/16", "3ffe::/16", "3fff::/20", "3fff::/16",
+                 "4000::/16", "1fff::/16", "64:ff9b::/96", "::ffff:8.0.0.0/104")
+    for at in (0, -1)
+]  # fmt: skip
+
+
+@given(st.ip_addresses() | st.ip_addresses(network="192.0.0.0/7") | st.ip_addresses(network="2000::/7")
+       | st.sampled_from(EDGES))  # fmt: skip
+@settings(max_examples=1000)
+def test_what_may_be_learned_is_what_the_library_calls_global(address: Address) -> None:
+    mapped = address.version == 6 and address.ipv4_mapped is not None
+    expected = address.is_global and not address.is_multicast and not mapped
+    assert teachable(address, frozenset()) == expected
 
 
 @pytest.mark.parametrize("name", ["", "arpa", "1.2.3.in-addr.arpa", "x.1.2.3.in-addr.arpa", "1.ip6.arpa",
