@@ -173,11 +173,13 @@ class Bench:
         for recursor in self._recursors:
             recursor.wipe()
 
-    def turns(self, key: str, works: dict[str, Callable[[], Any]]) -> dict[str, float]:
-        """The median of each work's turns, which alternate."""
+    def turns(self, key: str, works: dict[str, Callable[[], Any]], even: bool = False) -> dict[str, float]:
+        """The median of each work's turns, which alternate; `even`: each begins with empty caches."""
         found: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(TURNS):
             for name, work in works.items():
+                if even:
+                    self.even()
                 found[name].append(work()[key])
         return {name: statistics.median(values) for name, values in found.items()}
 
@@ -274,7 +276,6 @@ def latency(bench: Bench, real: int) -> Iterator[Figure]:
 
 def cold(bench: Bench, real: int) -> Iterator[Figure]:
     """Questions a second for names that no cache has."""
-    bench.even()
     found = bench.turns(
         "qps",
         {
@@ -283,6 +284,7 @@ def cold(bench: Bench, real: int) -> Iterator[Figure]:
             "tenth": lambda: bench.ask(real, COLD, 0, "cold", "known", "10"),
             "every": lambda: bench.ask(real, COLD, 0, "known"),
         },
+        even=True,
     )
     for key, told, bar in (
         ("none", "no name matches", 0.9),
