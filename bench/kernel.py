@@ -281,6 +281,7 @@ def _packets(place: Path) -> Iterator[Figure]:
         rigs = {name: stack.enter_context(kernel_rig.rig()) for name in ("plain", "one rule", "routed", "ours")}
         for name in ("plain", "one rule", "routed"):
             rigs[name].gateway.run("nft", "-f", "-", text=PLAIN)
+            rigs[name].gateway.run("sysctl", "-qw", *kernel_rig.PLAIN_ROUTING)
         rigs["one rule"].gateway.ip("rule", "add", "pref", "100", "fwmark", f"{marks.MESH:#x}", "type", "unreachable")
         for rule in routes.wanted_rules(world.settings):
             rigs["routed"].gateway.ip("rule", "add", *rule.split())

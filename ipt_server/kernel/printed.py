@@ -102,8 +102,8 @@ class Printed(Applying):
             lines += _elements(f"learned{family}", elements)
         lines += _elements("current", [f"{family} : jump look_{self.buffer}" for family in ("ipv4", "ipv6")])
         lines += _elements("exit_of", [f"{rule:#x} : {exit_:#x}" for rule, exit_ in self._marked.items()])
-        pairs = [(e.mark, e.interface or self.default) for e in s.exits]
-        lines += _elements("pair", [f'{mark:#x} . "{name}"' for mark, name in pairs if name])
+        pairs = skeleton.pairs(s, self.default)
+        lines += _elements("pair", [f'"{ingress}" . {mark:#x} . "{name}"' for ingress, mark, name in pairs])
         return "\n".join([*lines, ""])
 
     def ip(self, family: int) -> str:

@@ -97,6 +97,12 @@ def sets(s: Settings) -> list[Small]:
     return found
 
 
+def pairs(s: Settings, default: str | None) -> list[tuple[str, int, str]]:
+    """What belongs together, whatever the routes say: (client's interface, exit's mark, exit's interface)."""
+    exits = [(e.mark, e.interface or default) for e in s.exits]
+    return [(ingress, mark, name) for ingress in s.ingress for mark, name in exits if name]
+
+
 def _merged(prefixes: Iterable[str], family: int) -> list[Network]:
     """The prefixes of one family, none inside or beside another."""
     networks = [ipaddress.ip_network(p) for p in prefixes]
@@ -151,7 +157,7 @@ def table(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
     lines += [
         " map current { type nf_proto : verdict; }",
         f" map exit_of {{ type mark : mark; {_SOME} }}",
-        f" set pair {{ typeof meta mark . meta oifname; {_FEW} }}",
+        f" set pair {{ typeof meta iifname . meta mark . meta oifname; {_FEW} }}",
         *_chains(s, counts),
         "}",
         "",
@@ -165,7 +171,8 @@ def structure(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
     return "form " + hashlib.sha256("\n".join(form).encode()).hexdigest()[:16]
 
 
-COUNTERS = ("no_exit", "private", "wrong_way", "hairpinned", "input_refused", "hook_refused", "unnamed")
+COUNTERS = ("no_exit", "private", "wrong_way", "hairpinned", "input_refused", "hook_refused", "unnamed",
+            "spoofed")  # fmt: skip
 
 
 def _look(buffer: str, counts: Mapping[int, int]) -> list[str]:
@@ -194,6 +201,8 @@ def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
         "  meta mark set ct mark",
         "  meta mark != 0 return",
         "  ct direction reply return",
+        # the kernel would walk the rules a second time for every packet (docs/adr/0018)
+        '  iifname != "lo" ct state new fib saddr type local counter name spoofed drop',
         "  iifname @ingress goto pick",
         "  meta mark set iifname map @in_mark",
         "  ct mark set meta mark",
@@ -224,7 +233,7 @@ def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
         # never by a wrong exit: the mark and the interface must belong together, whatever the routes say
         " chain forward { type filter hook forward priority filter; policy drop;",
         "  ct direction reply accept",
-        "  iifname @ingress meta mark . oifname @pair accept",
+        "  iifname . meta mark . oifname @pair accept",
         f"  iifname @ingress meta mark {marks.MESH:#x} oifname @links accept",
         *[
             f"  iifname @links iifname . {_KEY[f]} saddr @source{f} {_KEY[f]} daddr @mesh{f} oifname @links accept"

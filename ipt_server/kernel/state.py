@@ -223,9 +223,9 @@ class Kernel(Applying):
     def _opening(
         self, batch: Batch, rules: RuleSet, default: str | None, buffer: str, before: Mapping[int, int]
     ) -> Batch:
-        pairs = [(e.mark, e.interface or default) for e in rules.settings.exits]
         batch.replace_marks("exit_of", {**before, **self._marked(rules, buffer)}.items())
-        return batch.replace_elements("pair", [(_key((mark, name))[0], None, None) for mark, name in pairs if name])
+        pairs = skeleton.pairs(rules.settings, default)
+        return batch.replace_elements("pair", [(_key(pair)[0], None, None) for pair in pairs])
 
     def links_changed(self, rules: RuleSet, seen: routes.Snapshot | None = None) -> int:
         """Puts back what an interface took with it; returns the number of changes. Raises KernelProblem."""

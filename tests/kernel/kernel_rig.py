@@ -269,6 +269,10 @@ def _everything(namespace: Namespace) -> None:
     namespace.ip("-6", "route", "add", "local", "::/0", "dev", "lo", "table", "main")
 
 
+ROUTING = ("net.ipv4.conf.all.accept_local=1", "net.ipv4.ip_early_demux=0")  # as the gateway's namespace has it
+PLAIN_ROUTING = ("net.ipv4.conf.all.accept_local=0", "net.ipv4.ip_early_demux=1")  # as the kernel has it
+
+
 @contextlib.contextmanager
 def rig() -> Iterator[Rig]:
     """The namespaces, up; removed whatever happens."""
@@ -282,7 +286,7 @@ def rig() -> Iterator[Rig]:
             sysctls = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.rp_filter=0",
                        "net.ipv4.conf.default.rp_filter=0")  # fmt: skip
             namespace.run("sysctl", "-qw", *sysctls)
-        found.gateway.run("sysctl", "-qw", "net.ipv4.fwmark_reflect=1", "net.ipv6.fwmark_reflect=1")
+        found.gateway.run("sysctl", "-qw", "net.ipv4.fwmark_reflect=1", "net.ipv6.fwmark_reflect=1", *ROUTING)
         _veth(found.client, "cl", found.gateway, "wg-firezone", tunnel=True)
         _address(found.client, "cl", f"{CLIENT[4]}/24", f"{CLIENT[6]}/64")
         _address(found.gateway, "wg-firezone", f"{GATEWAY[4]}/24", f"{GATEWAY[6]}/64")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import socket
 
 import pytest
-from kernel_rig import CLIENT, GATEWAY, OFFICE, Namespace, Rig, sh, until
+from kernel_rig import CLIENT, GATEWAY, OFFICE, UPLINK, Namespace, Rig, sh, until
 
 from ipt_server.core.learned import Change
 from ipt_server.core.rules import RuleSet
@@ -126,6 +127,61 @@ def test_a_tunnel_may_not_speak_for_what_is_not_declared_behind_it(rig: Rig, sou
     with office.inside(), pytest.raises(OSError):
         socket.create_connection((CLIENT[4], 9), 0.5, (source, 0))
     assert rig.counter("wrong_way") > before
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("where", ["wg_office", "eth0"])
+def test_nobody_speaks_for_the_gateway_itself(rig: Rig, family: int, where: str) -> None:
+    """The kernel is told to leave sources to nftables (docs/adr/0018)."""
+    other, link = rig.behind[where], "tun" if where == "wg_office" else "up0"
+    source, to = GATEWAY[family], UPLINK[family]
+    ip, bits = (["-6"], 128) if family == 6 else ([], 32)
+    other.ip(*ip, "addr", "add", f"{source}/{bits}", "dev", "lo", *(["nodad"] if family == 6 else []))
+    if link == "tun":
+        other.ip(*ip, "route", "replace", f"{to}/{bits}", "dev", link)
+    else:  # asked for by that source, nobody would tell where the gateway is
+        hardware = json.loads(rig.gateway.ip("-json", "link", "show", "eth0"))[0]["address"]
+        other.ip("neigh", "replace", to, "lladdr", hardware, "nud", "permanent", "dev", link)
+    try:
+        before = rig.counter("spoofed")
+        with other.inside(), socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as s:
+            s.bind((source, 0))
+            s.sendto(b"x", (to, 9))
+        until("it is counted", lambda: rig.counter("spoofed") == before + 1, 2)
+    finally:
+        other.ip(*ip, "addr", "del", f"{source}/{bits}", "dev", "lo")
+        if link == "tun":
+            other.ip(*ip, "route", "del", f"{to}/{bits}", "dev", link)
+        else:
+            other.ip("neigh", "del", to, "dev", link)
+
+
+SEEN = """table inet seen {
+ counter it { }
+ chain pre { type filter hook prerouting priority 0;
+  iifname "wg_office" ip6 saddr fe80::1 udp dport 9 counter name it
+ }
+}"""
+
+
+def test_a_neighbour_may_have_the_link_local_address_that_another_link_has_here(rig: Rig) -> None:
+    """Each link numbers its own: fe80::1 is the gateway's on one and a neighbour's on another."""
+    rig.gateway.ip("-6", "addr", "add", "fe80::1/64", "dev", "wg_uk", "nodad")
+    office = rig.behind["wg_office"]
+    office.ip("-6", "addr", "add", "fe80::1/64", "dev", "tun", "nodad")
+    try:
+        rig.gateway.run("nft", "-f", "-", text=SEEN)
+        before = rig.counter("spoofed")
+        with office.inside(), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
+            index = socket.if_nametoindex("tun")
+            s.bind(("fe80::1", 0, 0, index))
+            s.sendto(b"x", ("ff02::1", 9, 0, index))
+        until("it arrived", lambda: "packets 1 " in rig.gateway.run("nft", "list", "counter", "inet", "seen", "it"), 2)
+        assert rig.counter("spoofed") == before
+    finally:
+        rig.gateway.run("nft", "delete", "table", "inet", "seen")
+        rig.gateway.ip("-6", "addr", "del", "fe80::1/64", "dev", "wg_uk")
+        office.ip("-6", "addr", "del", "fe80::1/64", "dev", "tun")
 
 
 def test_a_tunnel_does_not_reach_the_internet_through_the_gateway(rig: Rig) -> None:

@@ -61,7 +61,7 @@ def test_failover_is_an_element_and_no_route() -> None:
     assert told(kernel, "exit_of")[0] == "0x10000 : 0xcb"
     assert not [element for element in told(kernel, "exit_of") if element.startswith("0x10001")]
     assert kernel.ip(4) == before[1]
-    assert told(kernel, "pair")[0] == '0xc8 . "eth0"'
+    assert told(kernel, "pair")[0] == '"wg-firezone" . 0xc8 . "eth0"'
 
 
 def test_an_interface_that_is_not_there_leaves_the_floor_alone() -> None:
