@@ -50,14 +50,15 @@ class VerdictServer:
     def start(self) -> None:
         """Binds every port and serves. Raises OSError; then no port is bound."""
         family = socket.AF_INET6 if ipaddress.ip_address(self._hook.address).version == 6 else socket.AF_INET
+        sockets = []
         with contextlib.ExitStack() as bound:
             for number in range(self._hook.ports):
                 s = bound.enter_context(socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC))
                 s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
                 s.bind((self._hook.address, self._hook.port + number))
-                self._sockets.append(s)
+                sockets.append(s)
             bound.pop_all()
-        self._stopping = False
+        self._sockets, self._stopping = sockets, False
         for s in self._sockets:
             thread = threading.Thread(target=self._serve, args=(s,), name=f"verdicts {s.getsockname()[1]}", daemon=True)
             thread.start()
@@ -83,10 +84,12 @@ class VerdictServer:
             try:
                 size, peer = receive(buffer)
             except OSError as error:
+                size, peer = 0, None
                 log.warning("hook socket: %s", error)
-                continue
             if self._stopping:
                 return
+            if peer is None:
+                continue
             try:
                 answer = self.verdict(buffer[:size])
                 if answer:
