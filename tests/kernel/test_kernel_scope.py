@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import signal
 import socket
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 from kernel_rig import CLIENT, PORT, Rig, RunningDaemon
 
+from ipt_server.core.learned import ClientAddress
 from ipt_server.kernel import peers
+from ipt_server.kernel.inspect import seconds_left
 from mrvpn import marks
 
 pytestmark = pytest.mark.root
@@ -54,6 +57,10 @@ def test_an_answer_moves_nobody_elses_traffic(rig: Rig, daemon: RunningDaemon) -
     # asked over IPv4, answered with IPv6: it counts for the client's own IPv6 address
     assert daemon.hook("bbc.co.uk.", RECORD[6], qtype=28).startswith("T")
     assert by(rig, CLIENT[6], 6) == "wg_uk" and by(rig, OTHER[6], 6) == "eth0"
+    keys = [ClientAddress(*map(ipaddress.ip_address, (CLIENT[f], NAMED[f]))) for f in (4, 6)]
+    with rig.gateway.inside():
+        left = seconds_left([*keys, ClientAddress(*map(ipaddress.ip_address, (OTHER[4], NAMED[4])))])
+    assert left.keys() == set(keys) and all(590 < seconds <= 700 for seconds in left.values())
     told = daemon.ask("/learned")
     assert {(one["client"], one["address"]) for one in told} == {(CLIENT[f], NAMED[f]) for f in (4, 6)}
     explained = daemon.ask(f"/explain?destination={NAMED[4]}&client={CLIENT[4]}")
