@@ -39,14 +39,17 @@ def ip(family: int, *argv: str, batch: str | None = None) -> str:
 def wanted_rules(s: Settings) -> list[str]:
     """The arguments of `ip rule add` in order of preference: connected and mesh first, then each exit's table."""
     mask = f"{marks.MASK:#x}"
+    exits = {e.table: f"fwmark {e.mark:#x}/{mask} lookup {e.table}" for e in s.exits}
+    # the main table whole says what its two parts would say in turn, by one look-up: for most packets the only one
+    direct = exits.pop(marks.MAIN_TABLE, None)
     rules = [
+        *([direct] if direct else []),
         # what is connected or came by OSPF is never overruled; the main table's default is for the marks to choose
         "lookup main suppress_prefixlength 0",
         # declared mesh that has no route right now goes nowhere, not to an exit
         f"fwmark {marks.MESH:#x}/{mask} type unreachable",
+        *exits.values(),
     ]
-    for e in s.exits:
-        rules.append(f"fwmark {e.mark:#x}/{mask} lookup {e.table}")
     return [f"pref {FIRST_PREFERENCE + 10 * n} {rule}" for n, rule in enumerate(rules)]
 
 

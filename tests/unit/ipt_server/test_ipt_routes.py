@@ -23,11 +23,11 @@ def own(interface: str) -> dict[str, Any]:
     return {"dst": "default", "dev": interface, "metric": 1}
 
 
-def test_connected_and_mesh_come_before_the_exits() -> None:
+def test_connected_and_mesh_come_before_any_table_but_their_own() -> None:
     assert wanted_rules(S) == [
-        "pref 100 lookup main suppress_prefixlength 0",
-        "pref 110 fwmark 0x20000/0x3ffff type unreachable",
-        "pref 120 fwmark 0xc8/0x3ffff lookup 254",
+        "pref 100 fwmark 0xc8/0x3ffff lookup 254",
+        "pref 110 lookup main suppress_prefixlength 0",
+        "pref 120 fwmark 0x20000/0x3ffff type unreachable",
         "pref 130 fwmark 0xc9/0x3ffff lookup 201",
         "pref 140 fwmark 0xca/0x3ffff lookup 202",
     ]
