@@ -118,6 +118,7 @@ def test_the_gateways_namespace(view: View, tmp_path: Path) -> None:
         assert "/sys/class/net/eth0" in str(service["healthcheck"]["test"]), f"{name} would not notice an old namespace"
     wanted = {"net.ipv4.ip_forward": "1", "net.ipv4.fwmark_reflect": "1", "net.ipv6.fwmark_reflect": "1"}
     wanted |= {
+        "net.ipv4.conf.all.src_valid_mark": "1",
         "net.ipv4.conf.all.rp_filter": "0",
         "net.ipv4.conf.all.accept_local": "1",
         "net.ipv4.ip_early_demux": "0",
