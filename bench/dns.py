@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -119,24 +118,22 @@ asyncio.run(main())
 """
 
 
-def deployed(netns: str, folder: Path, *argv: str) -> list[str]:
-    """The command that runs the image's program in a namespace, with a folder of this machine's in its place."""
-    from lab import image
+def deployed(folder: Path, *argv: str) -> list[str]:
+    """The command that runs the image's program in the tests' namespace, with a folder of ours in its place."""
+    from dnsrig import IMAGE_ROOT as ROOT
+    from dnsrig import in_image
 
-    root = shlex.quote(str(image.ROOT))
-    inside = root + shlex.quote(str(folder))
-    mounts = (
-        f"mount -t tmpfs t {root}/tmp && mkdir -p {inside} && mount --bind {shlex.quote(str(folder))} {inside} && "
-        f"mount --rbind /proc {root}/proc && mount --rbind /dev {root}/dev && "
-        f'exec chroot {root} "$@"'
+    return in_image(
+        f"mount -t tmpfs t {ROOT}/tmp && mkdir -p {ROOT}{folder} && mount --bind {folder} {ROOT}{folder}",
+        f"mount --rbind /proc {ROOT}/proc && mount --rbind /dev {ROOT}/dev",
+        argv=argv,
     )
-    return ["ip", "netns", "exec", netns, "unshare", "--mount", "sh", "-c", mounts, "sh", *argv]
 
 
-def in_process(netns: str, settings: Path, folder: Path) -> Iterator[Figure]:
+def in_process(settings: Path, folder: Path) -> Iterator[Figure]:
     """What an answer costs inside the daemon, without sockets: hot, the real nftables behind it."""
     folder.mkdir()
-    command = deployed(netns, folder.parent, "python3", "-c", IN_PROCESS, str(settings), str(folder))
+    command = deployed(folder.parent, "python3", "-c", IN_PROCESS, str(settings), str(folder))
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-500:])
@@ -194,7 +191,7 @@ def daemon_of(folder: Path, run: Path, settings: dict[str, Any]) -> Any:
             where += ["--control", self.folder / "control.sock"]
             command = ["python3", "-m", "ipt_server.cli", "run", *map(str, where)]
             with (self.folder / "daemon.log").open("ab") as log:
-                command = deployed(dnsrig.NETNS, self.folder.parent, *command)
+                command = deployed(self.folder.parent, *command)
                 self.process = subprocess.Popen(command, stdout=log, stderr=log)
             dnsrig.until("the daemon is ready", lambda: self.call("GET", "/status", check=False).get("ready"))
 
@@ -249,7 +246,7 @@ def path(folder: Path) -> Iterator[Figure]:
         yield from cold(bench, real)
         yield from swapping(bench, daemon, real, folder)
         daemon.stop()  # the kernel is one daemon's
-        yield from in_process(bench.netns, daemon.settings, folder / "process")
+        yield from in_process(daemon.settings, folder / "process")
 
 
 def latency(bench: Bench, real: int) -> Iterator[Figure]:

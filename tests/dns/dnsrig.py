@@ -20,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -194,6 +194,12 @@ def rendered(r: dict[str, Any]) -> dict[str, str]:
     return {target: jinja.get_template(f"mrvpn/recursor/files/{name}").render(r=r) for name, target in pairs.items()}
 
 
+def in_image(*mounts: str, argv: Sequence[str]) -> list[str]:
+    """The command that runs the image's own program in the namespace, after what mounts into its root."""
+    script = " && ".join([*mounts, f'exec chroot {IMAGE_ROOT} "$@"'])
+    return ["ip", "netns", "exec", NETNS, "unshare", "--mount", "sh", "-c", script, "sh", *argv]
+
+
 class Recursor:
     """The image's recursor, by the image's own script, in a chroot that sees the rendered configuration."""
 
@@ -226,13 +232,12 @@ class Recursor:
         (self.bin / "rec_control").chmod(0o755)
 
     def _command(self, *argv: str) -> list[str]:
-        mounts = (
-            f"mount -t tmpfs t {IMAGE_ROOT}/run && mkdir -p {IMAGE_ROOT}/run/mrvpn-recursor && "
-            f"mount --bind {self.run} {IMAGE_ROOT}/run/mrvpn-recursor && "
-            f"mount --bind {self.etc} {IMAGE_ROOT}/etc/powerdns && "
-            f'exec chroot {IMAGE_ROOT} "$@"'
+        return in_image(
+            f"mount -t tmpfs t {IMAGE_ROOT}/run && mkdir -p {IMAGE_ROOT}/run/mrvpn-recursor",
+            f"mount --bind {self.run} {IMAGE_ROOT}/run/mrvpn-recursor",
+            f"mount --bind {self.etc} {IMAGE_ROOT}/etc/powerdns",
+            argv=argv,
         )
-        return ["ip", "netns", "exec", NETNS, "unshare", "--mount", "sh", "-c", mounts, "sh", *argv]
 
     def _script(self, verb: str) -> list[str]:
         script = (REPO / "image/rootfs/usr/local/bin/mrvpn-recursor").read_text()
