@@ -232,7 +232,7 @@ class Teacher:
                 filter_.add(name)
 
     def save(self) -> None:
-        """Writes the learned table whole, if anything changed since. Raises OSError."""
+        """Writes the learned table whole, where its file does not say what is, or mostly what was. Raises OSError."""
         with self.lock:
             if not self._journal.begin(len(self.learned.entries)):
                 return

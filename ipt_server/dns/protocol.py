@@ -10,6 +10,7 @@ import functools
 import ipaddress
 import re
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import dns.exception
@@ -19,6 +20,7 @@ import dns.rdataclass
 import dns.rdatatype
 
 from ipt_server.core.answers import AAAA, CNAME, DNAME, HTTPS, PTR, SVCB, A, Answer, Judgement, Record
+from ipt_server.core.rules import Address
 
 MAX_RECORDS = 1000
 MAX_NAME = 1004  # 255 bytes of wire format, each escaped as \DDD
@@ -120,21 +122,21 @@ def _no_address(text: str) -> Malformed:
     return Malformed(f"no address: {text[:80]!r}")
 
 
-# inet_pton reads what ipaddress reads, in a fifth of its time
-@functools.lru_cache(65536)
-def _ipv4(text: str) -> tuple[ipaddress.IPv4Address]:
-    try:
-        return (ipaddress.IPv4Address(int.from_bytes(socket.inet_pton(socket.AF_INET, text), "big")),)
-    except OSError:
-        raise _no_address(text) from None
+def _reader(family: int, address: Callable[[int], Address]) -> Callable[[str], tuple[Address]]:
+    """What reads one address of a family: inet_pton reads what ipaddress reads, in a fifth of its time."""
+
+    @functools.lru_cache(65536)
+    def read(text: str) -> tuple[Address]:
+        try:
+            return (address(int.from_bytes(socket.inet_pton(family, text), "big")),)
+        except OSError:
+            raise _no_address(text) from None
+
+    return read
 
 
-@functools.lru_cache(65536)
-def _ipv6(text: str) -> tuple[ipaddress.IPv6Address]:
-    try:
-        return (ipaddress.IPv6Address(int.from_bytes(socket.inet_pton(socket.AF_INET6, text), "big")),)
-    except OSError:
-        raise _no_address(text) from None
+_ipv4 = _reader(socket.AF_INET, ipaddress.IPv4Address)
+_ipv6 = _reader(socket.AF_INET6, ipaddress.IPv6Address)
 
 
 def _record(line: str, asked: str, qname: str) -> Record:

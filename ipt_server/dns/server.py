@@ -80,16 +80,14 @@ class VerdictServer:
     def _serve(self, s: socket.socket) -> None:
         receive, send, settle = s.recvfrom_into, s.sendto, self._teacher.settle
         buffer = bytearray(65535)  # made anew for each, it would be given back to the system each time
-        while True:
+        while not self._stopping:
             try:
                 size, peer = receive(buffer)
             except OSError as error:
-                size, peer = 0, None
                 log.warning("hook socket: %s", error)
-            if self._stopping:
-                return
-            if peer is None:
                 continue
+            if self._stopping:  # woken, not asked
+                return
             try:
                 answer = self.verdict(buffer[:size])
                 if answer:
