@@ -156,8 +156,8 @@ class Bench:
     def ask(self, port: int, count: int, rate: int, *suffixes: str, window: int = 64, start: int | None = None) -> Any:
         """What the generator found."""
         if start is None:
-            self._start += count
             start = self._start
+            self._start += count
         where = ["127.0.0.1", str(port), str(count), str(window), str(rate), str(start), *suffixes]
         command = ["ip", "netns", "exec", self.netns, str(self.tool), "ask", *where]
         found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
