@@ -52,7 +52,8 @@ def offline(destination: str, rules: RuleSet, addresses: list[str]) -> dict[str,
     if not isinstance(asked, str):
         return explain.address(asked, rules, country(rules, asked))
     found = explain.name(asked, rules)
-    rule = next((r for r in rules.match(asked) if r.exit is not None), None)
+    ruling = rules.ruling((asked,))
+    rule = ruling.rule if ruling else None
     listed = []
     for address in map(ipaddress.ip_address, addresses):
         learned = rule is not None and rules.beats(rule, address)

@@ -69,7 +69,7 @@ class Teacher:
 
     def _use(self, rules: RuleSet) -> None:
         self.rules, self._own = rules, frozenset(map(ipaddress.ip_address, rules.settings.own))
-        self._held = self._holds if rules.settings.learn_scope == "all" else None
+        self._shared = rules.settings.learn_scope == "all"
         self.know()
 
     # --- answers
@@ -78,10 +78,11 @@ class Teacher:
         """Has an answer's addresses in the kernel before it returns the judgement; raises Refused."""
         began = time.perf_counter()
         with self.lock:
-            judgement = judge(answer, self.rules, self.inherited, self._own, self._held)
+            now, learned = self._clock(), self.learned if self._shared else None
+            judgement = judge(answer, self.rules, self.inherited, self._own, learned, now)
             if judgement.lessons:
                 judgement, lessons = self._scoped(judgement, answer.client)
-                if self._learn(lessons, answer.client):
+                if self._learn(lessons, answer.client, now):
                     self._took.append(time.perf_counter() - began)
             for target, source in judgement.inherit:
                 # before the answer is let go, so that the target's own question finds its way here
@@ -92,16 +93,13 @@ class Teacher:
                     self.filter.add(target)
         return judgement
 
-    def _holds(self, address: Address, mark: int, ttl: int) -> bool:
-        return self.learned.holds(address, mark, ttl, self._clock())
-
     def _scoped(self, judgement: Judgement, client: str) -> tuple[Judgement, list[tuple[Key, Lesson]]]:
         """The lessons by their keys in the table. What counts for its client alone counts for all its addresses.
 
         A client asks by one family and may be answered with the other's addresses: where its own address there is not
         known, IPv6 addresses are withheld. Raises Refused for IPv4 ones, without which there would be no answer.
         """
-        if self.rules.settings.learn_scope == "all":
+        if self._shared:
             return judgement, [(lesson.address, lesson) for lesson in judgement.lessons]
         own = self._clients.get(client) or (ipaddress.ip_address(client),)
         keyed: list[tuple[Key, Lesson]] = []
@@ -130,9 +128,9 @@ class Teacher:
         for seconds in took:
             self._observe(seconds)
 
-    def _learn(self, lessons: Sequence[tuple[Key, Lesson]], client: str) -> bool:
+    def _learn(self, lessons: Sequence[tuple[Key, Lesson]], client: str, now: float) -> bool:
         """Teaches the kernel the lessons; returns whether any was new to it. All or none: raises Refused."""
-        now, learned = self._clock(), self.learned
+        learned = self.learned
         changes: list[Change] = []
         undo: list[tuple[Key, Entry | None]] = []
         try:
@@ -186,7 +184,7 @@ class Teacher:
 
     def entry(self, address: Address, client: Address | None) -> Entry | None:
         """What was learned of an address; where answers count for their clients alone, by this client."""
-        if self.rules.settings.learn_scope == "all":
+        if self._shared:
             return self.learned.entries.get(address)
         return self.learned.entries.get(ClientAddress(client, address)) if client is not None else None
 
@@ -244,5 +242,6 @@ class Teacher:
 def _mark(rules: RuleSet, key: Key, entry: Entry) -> int | None:
     if isinstance(key, ClientAddress) != (rules.settings.learn_scope == "client"):
         return None  # what counted for all is no one client's, and the other way round
-    best = next((r for r in rules.match(entry.name) if r.exit is not None), None) if entry.name else None
+    ruling = rules.ruling((entry.name,)) if entry.name else None
+    best = ruling.rule if ruling else None
     return best.mark if best is not None and rules.beats(best, destination(key)) else None

@@ -6,34 +6,26 @@ Knows: names, records, rules. Must not know: datagrams, sockets, clocks, the ker
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from ipt_server.core.learned import Learned
 from ipt_server.core.rules import Address, RuleSet
 from ipt_server.settings import RuleSetting
 
 A, CNAME, PTR, AAAA, DNAME, SVCB, HTTPS = 1, 5, 12, 28, 39, 64, 65
-_CHAINS = (CNAME, DNAME, PTR)  # whose target is a name that was asked for, too
-
-
-class Record(NamedTuple):
-    """One record: type, TTL in seconds, owner (lower case, no last dot), and what it carries."""
-
-    kind: int
-    ttl: int
-    owner: str
-    addresses: tuple[Address, ...] = ()  # A, AAAA; address hints of SVCB and HTTPS
-    target: str | None = None  # CNAME, DNAME, PTR, SVCB, HTTPS
 
 
 class Answer(NamedTuple):
-    """What the hook tells of an answer."""
+    """What the hook tells of an answer: what is asked of its records together, since a client waits for it."""
 
     nonce: str
-    qtype: int
     client: str
-    qname: str
-    records: tuple[Record, ...]
+    names: tuple[str, ...]  # the one asked for, then those of its chain in their order; lower case, no last dot
+    ttl: int = 0  # the largest of its records', in seconds
+    addresses: tuple[Address, ...] = ()  # of A and AAAA; the one that a PTR was asked about
+    hints: tuple[Address, ...] = ()  # addresses that SVCB and HTTPS name
+    targets: tuple[str, ...] = ()  # names that SVCB and HTTPS lead to, other than their own
 
 
 class Lesson(NamedTuple):
@@ -46,11 +38,11 @@ class Lesson(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """What must be in the kernel first, targets that inherit a rule, what changes in the answer (ttl 0: nothing)."""
+    """What must be in the kernel first, targets that inherit a rule, what changes in the answer."""
 
     lessons: tuple[Lesson, ...] = ()
     inherit: tuple[tuple[str, str], ...] = ()  # (target, the name whose rule it inherits)
-    ttl: int = 0
+    ttl: int = 0  # the most that its records may have, where one has more; else 0: the hook need not look at them
     no_ipv6: bool = False
     no_hints: bool = False
 
@@ -60,53 +52,43 @@ def judge(
     rules: RuleSet,
     inherited: Mapping[str, str],
     own: frozenset[Address],
-    held: Callable[[Address, int, int], bool] | None = None,
+    learned: Learned | None = None,
+    now: float = 0,
 ) -> Judgement:
     """What an answer calls for. The rule is matched against the name asked for and every name of its chain.
 
     `inherited`: targets of HTTPS records that were answered before, each with the name whose rule it inherits.
-    `held`: whether an address has a rule's mark by an earlier lesson under these rules, and for an answer of this TTL
-    in seconds: then there is no lesson.
+    `learned`: what was learned under these rules, by `now`: of an address that has its mark for long enough there is no
+    lesson.
     """
-    chain: dict[str, None] = {answer.qname: None}
-    for record in answer.records:
-        if record.kind != PTR:
-            chain[record.owner] = None
-        if record.target and record.kind in _CHAINS:
-            chain[record.target] = None
-    names = [*chain, *[inherited[name] for name in chain if name in inherited]] if inherited else list(chain)
-    matched = rules.match(names[0]) if len(names) == 1 else rules.best(names)
-    if not matched:
+    names = answer.names
+    if inherited:
+        names += tuple([inherited[name] for name in names if name in inherited])
+    ruling = rules.ruling(names)
+    if ruling is None:
         return Judgement()
-    ttl = rules.largest_ttl(matched)
-    for routing in matched:
-        if routing.exit is not None:
-            break
+    rule, ipv6, ttl, carried = ruling.rule, ruling.ipv6, ruling.ttl, answer.ttl
+    if ttl < carried:
+        carried = ttl or carried
     else:
+        ttl = 0
+    if rule is None:
         return Judgement(ttl=ttl)
-    source = names[0] if len(names) == 1 else next(name for name in names if routing in rules.match(name))
-    carried = max([record.ttl for record in answer.records], default=0)
-    carried = min(carried, ttl) if ttl else carried
-    mark = routing.mark
-    ipv6, strip = rules.exit_of(mark).ipv6, rules.settings.hints == "strip"
-    lessons, targets = [], []
-    for record in answer.records:
-        addresses = record.addresses
-        if record.kind in (SVCB, HTTPS):
-            addresses = () if strip else addresses
-            if record.target:
-                targets.append((record.target, source))
-        elif record.kind == PTR:
-            asked = reverse_address(answer.qname)
-            addresses = (asked,) if asked is not None else ()
-        for address in addresses:
-            if not ipv6 and address.version == 6:
-                continue
-            if held is not None and held(address, mark, carried):
-                continue
-            if teachable(address, own) and rules.beats(routing, address):
-                lessons.append(Lesson(address, routing, carried, source))
-    return Judgement(tuple(lessons), tuple(targets), ttl, not ipv6, strip)
+    mark = rule.mark
+    strip = rules.settings.hints == "strip"
+    entries, enough = (learned.entries, learned.enough(carried, now)) if learned is not None else ({}, 0)
+    new = []
+    for address in answer.addresses if strip or not answer.hints else answer.addresses + answer.hints:
+        entry = entries.get(address)
+        if entry is not None and entry.mark == mark and entry.expiry >= enough:
+            continue
+        if (ipv6 or address.version == 4) and teachable(address, own) and rules.beats(rule, address):
+            new.append(address)
+    if not new and not answer.targets:
+        return Judgement((), (), ttl, not ipv6, strip)
+    source = names[0] if len(names) == 1 else next(name for name in names if rule in rules.match(name))
+    lessons = tuple([Lesson(address, rule, carried, source) for address in new])
+    return Judgement(lessons, tuple([(target, source) for target in answer.targets]), ttl, not ipv6, strip)
 
 
 def teachable(address: Address, own: frozenset[Address]) -> bool:

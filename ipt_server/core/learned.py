@@ -107,18 +107,13 @@ class Learned:
         """Seconds that an element lives after an answer whose largest TTL handed out is `ttl`."""
         return max(ttl + self.patience, _SHORTEST)
 
-    def holds(self, address: Key, mark: int, ttl: float, now: float) -> bool:
-        """Whether an answer needs nothing of the kernel: the address has its mark, and for long enough.
+    def enough(self, ttl: float, now: float) -> float:
+        """The expiry from which on an entry does for an answer of this TTL without being renewed.
 
-        An element is renewed when less than half of its life is left beyond what an answer needs, so that a hot name
+        An element is renewed when half of the shortest life is left, or less than an answer needs, so that a hot name
         costs no system call per answer.
         """
-        entry = self.entries.get(address)
-        return entry is not None and entry.mark == mark and self._lasts(entry, ttl, now)
-
-    def _lasts(self, entry: Entry, ttl: float, now: float) -> bool:
-        needed, left = ttl + self.patience, entry.expiry - now
-        return left >= needed and 2 * left >= max(needed, _SHORTEST)
+        return now + max(ttl + self.patience, _SHORTEST / 2)
 
     def learn(
         self, address: Key, mark: int, better: bool, ttl: float, name: str, now: float, client: str = ""
@@ -140,7 +135,7 @@ class Learned:
             if better:
                 entry.mark, entry.name, entry.expiry = mark, name, max(entry.expiry, now + life)
                 return Change(address, mark, entry.expiry - now, replaces=True)
-        if self._lasts(entry, ttl, now):
+        if entry.expiry >= self.enough(ttl, now):
             return None
         entry.expiry = now + life
         return Change(address, entry.mark, life, replaces=True)

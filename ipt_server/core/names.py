@@ -26,6 +26,8 @@ _WHOLE_LABEL = re.compile(r"(?:^|(?<=\^)|(?<=\\\.)|(?<=\))|(?<=\)\?))[\w-]+(?=\\
 
 _SHARDS = 256  # a power of two
 
+_NONE: frozenset[int] = frozenset()
+
 Cover = tuple[int, bool, bool]  # (number, the name itself, what is below it)
 
 
@@ -49,6 +51,8 @@ class NameIndex:
     def __init__(self) -> None:
         self._at: tuple[dict[str, int], ...] = tuple({} for _ in range(_SHARDS))
         self._covers: list[tuple[Cover, ...]] = []
+        self._itself: list[frozenset[int]] = []  # of each of them: the numbers of the name, and of what is below it
+        self._beneath: list[frozenset[int]] = []
         self._numbers: dict[tuple[Cover, ...], int] = {}
         self._joined: dict[tuple[int, Cover], int] = {}
         self._regexes: list[tuple[str, int]] = []
@@ -121,6 +125,8 @@ class NameIndex:
         """Compiles the regexes. Raises TooManyRegexes."""
         self._numbers.clear()
         self._joined.clear()
+        self._itself = [frozenset(n for n, itself, _ in covers if itself) for covers in self._covers]
+        self._beneath = [frozenset(n for n, _, below in covers if below) for covers in self._covers]
         if not self._regexes:
             return
         options = re2.Options()
@@ -151,29 +157,26 @@ class NameIndex:
         for shard in self._at:
             shard.clear()
 
-    def match(self, name: str) -> set[int]:
+    def match(self, name: str) -> frozenset[int]:
         """The numbers that a canonical name falls under."""
-        shards, mask = self._at, _SHARDS - 1
-        found: set[int] = set()
+        shards, mask, found = self._at, _SHARDS - 1, _NONE
         number = shards[hash(name) & mask].get(name)
         if number is not None:
-            for n, itself, _ in self._covers[number]:
-                if itself:
-                    found.add(n)
+            found = self._itself[number]
         start = name.find(".") + 1
         while start:
             if start < 2 or name[start - 2] != "\\" or not _escaped(name, start - 1):
                 suffix = name[start:]
                 number = shards[hash(suffix) & mask].get(suffix)
                 if number is not None:
-                    for n, _, below in self._covers[number]:
-                        if below:
-                            found.add(n)
+                    found = found | self._beneath[number] if found else self._beneath[number]
             start = name.find(".", start) + 1
-        if self._set is not None:
-            found.update(self._regexes[n][1] for n in self._set.Match(name) or ())
-            if "xn--" in name and (spelled := to_unicode(name)) != name:
-                found.update(self._regexes[n][1] for n in self._set.Match(spelled) or ())
+        return found if self._set is None else found.union(self._by_regex(name))
+
+    def _by_regex(self, name: str) -> Iterable[int]:
+        found = [self._regexes[n][1] for n in self._set.Match(name) or ()]
+        if "xn--" in name and (spelled := to_unicode(name)) != name:
+            found += [self._regexes[n][1] for n in self._set.Match(spelled) or ()]
         return found
 
 

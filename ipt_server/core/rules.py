@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from ipt_server.core.intervals import Intervals, flatten
 from ipt_server.core.names import ListedNames, NameIndex, TooManyRegexes
@@ -16,7 +17,17 @@ from ipt_server.settings import Exit, Refused, RuleSetting, Settings
 from mrvpn import marks, precedence
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+RULINGS_MAX = 10_000
 Countries = Mapping[str, Mapping[int, Sequence[tuple[int, int]]]]  # code -> family -> [(first, last)]
+
+
+class Ruling(NamedTuple):
+    """What the domain rules say that match a name, or any name of a chain."""
+
+    matched: tuple[RuleSetting, ...]  # best first
+    rule: RuleSetting | None  # the best that names an exit
+    ipv6: bool  # whether that exit has it
+    ttl: int  # the largest in seconds that answers may be handed out with: the smallest of domain_route_ttl and theirs
 
 
 class RuleSet:
@@ -41,6 +52,8 @@ class RuleSet:
         most = min(settings.domain_route_ttl, 2**31 - 1)
         self._largest_ttl = {rule.mark: min(most, rule.ttl or most) for rule in settings.rules}
         self._exits = {e.name: e for e in settings.exits}
+        self._keys = {rule.mark: self._key(rule) for rule in settings.rules}
+        self._rulings: dict[frozenset[int], Ruling] = {}
         self._names = NameIndex()
         self._compile_names(lists or {})
         self.fallback = _fallback(settings)
@@ -81,22 +94,30 @@ class RuleSet:
     def _key(self, rule: RuleSetting, length: int = 0) -> precedence.Key:
         return precedence.key(rule.weight, rule.kind, length, self.position[rule.mark])
 
-    def match(self, name: str) -> list[RuleSetting]:
+    def match(self, name: str) -> tuple[RuleSetting, ...]:
         """The domain rules that match a name (lower case, no last dot), best first."""
-        found = [self.by_mark[mark] for mark in self._names.match(name)]
-        return sorted(found, key=self._key) if len(found) > 1 else found
+        ruling = self.ruling((name,))
+        return ruling.matched if ruling else ()
 
-    def best(self, names: Iterable[str]) -> list[RuleSetting]:
-        """The domain rules that match any of the names, best first."""
-        found = {rule.mark: rule for name in names for rule in self.match(name)}
-        return sorted(found.values(), key=self._key)
+    def ruling(self, names: Sequence[str]) -> Ruling | None:
+        """What the domain rules say of names, at least one, that are asked for together; None where none matches."""
+        found = self._names.match(names[0])
+        for name in names[1:]:
+            found |= self._names.match(name)
+        if not found:
+            return None
+        ruling = self._rulings.get(found)  # which rules match together is one of few sets
+        if ruling is None:
+            if len(self._rulings) >= RULINGS_MAX:
+                self._rulings.clear()
+            ruling = self._rulings[found] = self._rule(found)
+        return ruling
 
-    def largest_ttl(self, matched: Iterable[RuleSetting]) -> int:
-        """The largest TTL in seconds that answers under these rules, at least one, may be handed out with.
-
-        The smallest of domain_route_ttl and the rules' own.
-        """
-        return min([self._largest_ttl[rule.mark] for rule in matched])
+    def _rule(self, found: frozenset[int]) -> Ruling:
+        matched = tuple(sorted((self.by_mark[mark] for mark in found), key=lambda rule: self._keys[rule.mark]))
+        rule = next((rule for rule in matched if rule.exit is not None), None)
+        ipv6 = rule is None or self.exit_of(rule.mark).ipv6
+        return Ruling(matched, rule, ipv6, min(self._largest_ttl[mark] for mark in found))
 
     def covering(self, address: Address) -> int:
         """The rule mark that the maps give an address; DEFAULT_RULE where none covers it."""
@@ -113,7 +134,7 @@ class RuleSet:
             length = max(
                 (n.prefixlen for n in map(ipaddress.ip_network, covering.prefixes) if _in(address, n)), default=0
             )
-        return self._key(rule) < self._key(covering, length)
+        return self._keys[rule.mark] < (self._key(covering, length) if length else self._keys[covering.mark])
 
     def exit_of(self, mark: int) -> Exit:
         """The exit that a rule mark leads to; what names none goes by the default."""

@@ -19,13 +19,17 @@ import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 
-from ipt_server.core.answers import AAAA, CNAME, DNAME, HTTPS, PTR, SVCB, A, Answer, Judgement, Record
+from ipt_server.core.answers import AAAA, CNAME, DNAME, HTTPS, PTR, SVCB, A, Answer, Judgement, reverse_address
 from ipt_server.core.rules import Address
 
 MAX_RECORDS = 1000
+MAX_TTL = 2**31 - 1
 MAX_NAME = 1004  # 255 bytes of wire format, each escaped as \DDD
-_KINDS = {str(kind): kind for kind in (A, AAAA, CNAME, DNAME, PTR, SVCB, HTTPS)}
+_A, _AAAA, _PTR = str(A), str(AAAA), str(PTR)
+_CHAINS = frozenset(map(str, (CNAME, DNAME, PTR)))  # whose target is a name that was asked for, too
+_SERVICES = frozenset(map(str, (SVCB, HTTPS)))
 _PLAIN = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
+_HEAD = re.compile(rf"([!-~]{{1,64}}) ([0-9]{{1,5}}) (\S+) ({_PLAIN.pattern})")  # of nearly every datagram
 _PLAIN_LABEL = re.compile(rb"[!-\-/-\[\]-~]*")  # printable, neither dot nor backslash
 
 
@@ -89,23 +93,66 @@ def _is_nonce(text: str) -> bool:
 
 def _parse(text: str) -> Answer:
     first, *lines = text.split("\n")
+    head = _HEAD.fullmatch(first)
+    nonce, qtype, client, asked = head.groups() if head else _head(first)
+    if len(lines) > MAX_RECORDS:
+        raise Malformed(f"{len(lines)} records; at most {MAX_RECORDS}")
+    if int(qtype) > 0xFFFF:
+        raise _no_number(qtype, 0xFFFF)
+    qname = asked.rstrip(".").lower() if head and len(asked) <= 253 else name(asked)
+    names = [qname]
+    addresses: list[Address] = []
+    hints: list[Address] = []
+    targets: list[str] = []
+    largest = 0
+    for line in lines:
+        if not line:
+            continue
+        parts = line.split(" ", 3)
+        if len(parts) != 4:
+            raise Malformed(f"no record: {line[:80]!r}")
+        kind, ttl_text, owner_text, content = parts
+        if not ttl_text.isdigit() or len(ttl_text) > 10 or (ttl := int(ttl_text)) > MAX_TTL:
+            raise _no_number(ttl_text, MAX_TTL)
+        if ttl > largest:
+            largest = ttl
+        if owner_text == asked:  # as it mostly is
+            owner = qname
+        else:
+            owner = name(owner_text)
+            if kind != _PTR:
+                names.append(owner)
+        if kind == _A:
+            addresses.append(_ipv4(content))
+        elif kind == _AAAA:
+            addresses.append(_ipv6(content))
+        elif kind in _CHAINS:
+            names.append(name(content))
+            if kind == _PTR:
+                about = reverse_address(qname)
+                addresses += [about] if about is not None else ()
+        elif kind in _SERVICES:
+            found, target = _service(int(kind), owner, content)
+            hints += found
+            targets += [target] if target is not None else ()
+        else:
+            raise Malformed(f"no record that was asked for: {line[:80]!r}")
+    chain = (qname,) if len(names) == 1 else tuple(dict.fromkeys(names))
+    return Answer(nonce, _client(client), chain, largest, tuple(addresses), tuple(hints), tuple(targets))
+
+
+def _head(first: str) -> list[str]:
+    """The words of a first line whose name is not plain; in what it lacks lies what is wrong with another."""
     head = first.split(" ")
     if len(head) != 4 or not _is_nonce(head[0]):
         raise Malformed("the first line is not `<nonce> <qtype> <client> <qname>`")
-    if len(lines) > MAX_RECORDS:
-        raise Malformed(f"{len(lines)} records; at most {MAX_RECORDS}")
-    nonce, qtype, client, asked = head
-    qname = name(asked)
-    records = tuple([_record(line, asked, qname) for line in lines if line])
-    return Answer(nonce, _number(qtype, 0xFFFF), _client(client), qname, records)
+    if not head[1].isdigit() or len(head[1]) > 5:
+        raise _no_number(head[1], 0xFFFF)
+    return head
 
 
-def _number(text: str, largest: int) -> int:
-    # of ASCII, whose digits are 0 to 9
-    value = int(text) if text.isdigit() and len(text) <= 10 else -1
-    if not 0 <= value <= largest:
-        raise Malformed(f"no number from 0 to {largest}: {text[:80]!r}")
-    return value
+def _no_number(text: str, largest: int) -> Malformed:
+    return Malformed(f"no number from 0 to {largest}: {text[:80]!r}")
 
 
 @functools.lru_cache(4096)
@@ -122,13 +169,13 @@ def _no_address(text: str) -> Malformed:
     return Malformed(f"no address: {text[:80]!r}")
 
 
-def _reader(family: int, address: Callable[[int], Address]) -> Callable[[str], tuple[Address]]:
+def _reader(family: int, address: Callable[[int], Address]) -> Callable[[str], Address]:
     """What reads one address of a family: inet_pton reads what ipaddress reads, in a fifth of its time."""
 
     @functools.lru_cache(65536)
-    def read(text: str) -> tuple[Address]:
+    def read(text: str) -> Address:
         try:
-            return (address(int.from_bytes(socket.inet_pton(family, text), "big")),)
+            return address(int.from_bytes(socket.inet_pton(family, text), "big"))
         except OSError:
             raise _no_address(text) from None
 
@@ -139,36 +186,17 @@ _ipv4 = _reader(socket.AF_INET, ipaddress.IPv4Address)
 _ipv6 = _reader(socket.AF_INET6, ipaddress.IPv6Address)
 
 
-def _record(line: str, asked: str, qname: str) -> Record:
-    """A record; `asked` is how the name asked for was written, which mostly owns it, and `qname` what it came to."""
-    parts = line.split(" ", 3)
-    if len(parts) != 4:
-        raise Malformed(f"no record: {line[:80]!r}")
-    kind_text, ttl_text, owner_text, content = parts
-    kind, ttl = _KINDS.get(kind_text), _number(ttl_text, 2**31 - 1)
-    if kind is None:
-        raise Malformed(f"no record that was asked for: {line[:80]!r}")
-    owner = qname if owner_text == asked else name(owner_text)
-    if kind == A:
-        return Record(kind, ttl, owner, _ipv4(content))
-    if kind == AAAA:
-        return Record(kind, ttl, owner, _ipv6(content))
-    if kind in (CNAME, DNAME, PTR):
-        return Record(kind, ttl, owner, target=name(content))
-    return _service(kind, ttl, owner, content)
-
-
-def _service(kind: int, ttl: int, owner: str, content: str) -> Record:
-    """SVCB and HTTPS, RFC 9460: the target ("." is the owner itself) and the address hints."""
+def _service(kind: int, owner: str, content: str) -> tuple[list[Address], str | None]:
+    """SVCB and HTTPS, RFC 9460: the address hints, and the target ("." is the owner itself)."""
     try:
         rdata: Any = dns.rdata.from_text(dns.rdataclass.IN, dns.rdatatype.RdataType(kind), content)
-        hints = tuple(
+        hints = [
             ipaddress.ip_address(text) for value in rdata.params.values() for text in getattr(value, "addresses", ())
-        )
+        ]
         target = canonical(rdata.target.labels)
     except (dns.exception.DNSException, ValueError, UnicodeError, IndexError) as error:
         raise Malformed(f"no SVCB record: {content[:80]!r}: {error}") from None
-    return Record(kind, ttl, owner, hints, None if target in ("", owner) else target)
+    return hints, None if target in ("", owner) else target
 
 
 def verdict(nonce: str, judgement: Judgement) -> bytes:

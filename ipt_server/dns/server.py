@@ -110,5 +110,5 @@ class VerdictServer:
             return protocol.verdict(answer.nonce, self._teacher.teach(answer))
         except Refused as error:
             self.refused += 1
-            log.warning("%s: the answer fails: %s", answer.qname, error)
+            log.warning("%s: the answer fails: %s", answer.names[0], error)
             return protocol.refusal(answer.nonce)

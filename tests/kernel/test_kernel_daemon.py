@@ -47,7 +47,7 @@ def test_from_nothing_to_traffic(rig: Rig, daemon: RunningDaemon) -> None:
 def test_an_answer_is_in_the_kernel_before_it_is_let_go(rig: Rig, daemon: RunningDaemon) -> None:
     daemon.start()
     assert rig.exit_of(NAMED) == "eth0"
-    assert daemon.hook("www.bbc.co.uk", f"1 60 www.bbc.co.uk {NAMED}") == "T 300"
+    assert daemon.hook("www.bbc.co.uk", f"1 600 www.bbc.co.uk {NAMED}") == "T 300"
     assert rig.exit_of(NAMED) == "wg_uk"
     assert daemon.hook("x.example", "1 60 x.example 93.184.215.15") == ""
 

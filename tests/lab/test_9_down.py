@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(300), pytest.mark.usefixtures
 
 
 def _killed(pid: int) -> bool:
-    """Whether it was there to be killed: a container's health check ends by itself, its other processes with the first."""
+    """Whether it was there to be killed: a health check ends by itself, and what a container runs with its first."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -24,11 +24,11 @@ class Teacher:
         self.go_on, self.settled = threading.Event(), 0
 
     def teach(self, answer: Answer) -> Judgement:
-        if answer.qname == "slow":
+        if answer.names[0] == "slow":
             self.go_on.wait(5)
-        elif answer.qname == "full":
+        elif answer.names[0] == "full":
             raise Refused("no room")
-        elif answer.qname == "broken":
+        elif answer.names[0] == "broken":
             raise RuntimeError("a mistake of ours")
         return Judgement(ttl=60)
 

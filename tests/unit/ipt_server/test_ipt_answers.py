@@ -19,19 +19,28 @@ from ipt_server.core.answers import (
     A,
     Answer,
     Judgement,
-    Record,
     judge,
     reverse_address,
     teachable,
-)  # fmt: skip
+)
 from ipt_server.core.rules import Address, RuleSet
+from ipt_server.dns import protocol
 
 V4, V6 = ipaddress.ip_address("81.2.69.160"), ipaddress.ip_address("2a00:1450::1")
 OWN: frozenset[Address] = frozenset(map(ipaddress.ip_address, ("203.0.113.20", "2001:db8::20")))
 
 
-def ask(qname: str, *records: Record, qtype: int = A) -> Answer:
-    return Answer("n", qtype, "10.11.0.2", qname, records)
+def ask(qname: str, *records: str) -> Answer:
+    return protocol.parse("\n".join([f"n {A} 10.11.0.2 {qname}.", *records]).encode())
+
+
+def of(owner: str, *addresses: Address, ttl: int = 60) -> str:
+    """The records of a name's addresses."""
+    return "\n".join(f"{A if a.version == 4 else AAAA} {ttl} {owner}. {a}" for a in addresses)
+
+
+def https(owner: str, target: str = "") -> str:
+    return f"{HTTPS} 60 {owner}. 1 {target}. ipv4hint={V4} ipv6hint={V6}"
 
 
 def lessons(judgement: Judgement) -> list[tuple[str, str, str]]:
@@ -47,41 +56,41 @@ def with_bbc(*extra: dict[str, Any], **over: Any) -> RuleSet:
 
 
 def test_the_name_asked_for_decides() -> None:
-    found = judge(ask("www.bbc.co.uk", Record(A, 60, "www.bbc.co.uk", (V4,))), with_bbc(), {}, OWN)
-    assert lessons(found) == [(str(V4), UK, "www.bbc.co.uk")] and found.ttl == 300 and not found.no_ipv6
+    found = judge(ask("www.bbc.co.uk", of("www.bbc.co.uk", V4)), with_bbc(), {}, OWN)
+    assert lessons(found) == [(str(V4), UK, "www.bbc.co.uk")] and found.ttl == 0 and not found.no_ipv6
 
 
 @pytest.mark.parametrize("kind", [CNAME, DNAME])
 def test_every_name_of_the_chain_decides(kind: int) -> None:
-    chain = (Record(kind, 60, "x.example", target="edge.bbc.co.uk"), Record(A, 60, "edge.bbc.co.uk", (V4,)))
+    chain = (f"{kind} 60 x.example. edge.bbc.co.uk.", of("edge.bbc.co.uk", V4))
     found = judge(ask("x.example", *chain), with_bbc(), {}, OWN)
     assert lessons(found) == [(str(V4), UK, "edge.bbc.co.uk")]
     # and from the asked name down to a cdn that no rule names
-    chain = (Record(kind, 60, "bbc.co.uk", target="e1.cdn.example"), Record(A, 60, "e1.cdn.example", (V4,)))
+    chain = (f"{kind} 60 bbc.co.uk. e1.cdn.example.", of("e1.cdn.example", V4))
     assert lessons(judge(ask("bbc.co.uk", *chain), with_bbc(), {}, OWN)) == [(str(V4), UK, "bbc.co.uk")]
 
 
 def test_a_name_of_no_rule_passes_untouched() -> None:
-    assert judge(ask("x.example", Record(A, 60, "x.example", (V4,))), with_bbc(), {}, OWN) == Judgement()
+    assert judge(ask("x.example", of("x.example", V4)), with_bbc(), {}, OWN) == Judgement()
 
 
 def test_the_target_of_an_https_record_inherits_and_its_hints_are_learned() -> None:
-    record = Record(HTTPS, 60, "bbc.co.uk", (V4, V6), target="svc.cdn.example")
-    found = judge(ask("bbc.co.uk", record, qtype=HTTPS), with_bbc(), {}, OWN)
+    record = https("bbc.co.uk", "svc.cdn.example")
+    found = judge(ask("bbc.co.uk", record), with_bbc(), {}, OWN)
     assert found.inherit == (("svc.cdn.example", "bbc.co.uk"),) and len(found.lessons) == 2
-    later = judge(ask("svc.cdn.example", Record(A, 60, "svc.cdn.example", (V4,))), with_bbc(), dict(found.inherit), OWN)
+    later = judge(ask("svc.cdn.example", of("svc.cdn.example", V4)), with_bbc(), dict(found.inherit), OWN)
     assert lessons(later) == [(str(V4), UK, "bbc.co.uk")]
 
 
 def test_hints_are_stripped_where_the_settings_say_so() -> None:
-    record = Record(HTTPS, 60, "bbc.co.uk", (V4, V6))
-    found = judge(ask("bbc.co.uk", record, qtype=HTTPS), with_bbc(hints="strip"), {}, OWN)
+    record = https("bbc.co.uk")
+    found = judge(ask("bbc.co.uk", record), with_bbc(hints="strip"), {}, OWN)
     assert found.no_hints and not found.lessons
 
 
 def test_an_exit_without_ipv6_teaches_none_and_withholds_it() -> None:
     plain = with_bbc(exits=exits(wg_uk={"ipv6": False}))
-    found = judge(ask("bbc.co.uk", Record(AAAA, 60, "bbc.co.uk", (V6,)), qtype=AAAA), plain, {}, OWN)
+    found = judge(ask("bbc.co.uk", of("bbc.co.uk", V6)), plain, {}, OWN)
     assert found.no_ipv6 and not found.lessons
 
 
@@ -90,7 +99,7 @@ def test_an_exit_without_ipv6_teaches_none_and_withholds_it() -> None:
     [("160.69.2.81.in-addr.arpa", V4), (V6.reverse_pointer, V6)],
 )
 def test_a_reverse_answer_teaches_the_address_asked_about(question: str, address: Address) -> None:
-    found = judge(ask(question, Record(PTR, 60, question, target="www.bbc.co.uk"), qtype=PTR), with_bbc(), {}, OWN)
+    found = judge(ask(question, f"{PTR} 60 {question}. www.bbc.co.uk."), with_bbc(), {}, OWN)
     assert lessons(found) == [(str(address), UK, "www.bbc.co.uk")]
 
 
@@ -126,24 +135,24 @@ def test_what_is_no_reverse_name_asks_about_no_address(name: str) -> None:
 def test_what_may_never_be_learned(address: str) -> None:
     taught = ipaddress.ip_address(address)
     assert not teachable(taught, OWN)
-    record = Record(A if taught.version == 4 else AAAA, 60, "bbc.co.uk", (taught,))
-    assert not judge(ask("bbc.co.uk", record), with_bbc(), {}, OWN).lessons
+    assert not judge(ask("bbc.co.uk", of("bbc.co.uk", taught)), with_bbc(), {}, OWN).lessons
 
 
 def test_the_ttl_is_the_smallest_of_the_settings_and_the_rules() -> None:
     slow = with_bbc(rule(1, None, suffixes=["news.bbc.co.uk"], ttl=20), domain_route_ttl=120)
-    assert judge(ask("news.bbc.co.uk"), slow, {}, OWN).ttl == 20
-    assert judge(ask("www.bbc.co.uk"), slow, {}, OWN).ttl == 120
+    for name, most in (("news.bbc.co.uk", 20), ("www.bbc.co.uk", 120)):
+        assert judge(ask(name, of(name, V4, ttl=most + 1)), slow, {}, OWN).ttl == most
+        assert judge(ask(name, of(name, V4, ttl=most)), slow, {}, OWN).ttl == 0, "nothing is to be changed"
 
 
 def test_a_rule_that_only_sets_a_ttl_teaches_nothing() -> None:
     only = RuleSet(build(rule(0, None, suffixes=["x.example"], ttl=20)), {})
-    found = judge(ask("x.example", Record(A, 60, "x.example", (V4,))), only, {}, OWN)
+    found = judge(ask("x.example", of("x.example", V4)), only, {}, OWN)
     assert found == Judgement(ttl=20)
 
 
 def test_an_address_that_a_heavier_rule_covers_is_not_learned() -> None:
     heavy = with_bbc(rule(1, "wg_us", prefixes=["81.2.69.0/24"], weight=10))
-    assert not judge(ask("bbc.co.uk", Record(A, 60, "bbc.co.uk", (V4,))), heavy, {}, OWN).lessons
+    assert not judge(ask("bbc.co.uk", of("bbc.co.uk", V4)), heavy, {}, OWN).lessons
     level = with_bbc(rule(1, "wg_us", prefixes=["81.2.69.0/24"]))
-    assert judge(ask("bbc.co.uk", Record(A, 60, "bbc.co.uk", (V4,))), level, {}, OWN).lessons
+    assert judge(ask("bbc.co.uk", of("bbc.co.uk", V4)), level, {}, OWN).lessons

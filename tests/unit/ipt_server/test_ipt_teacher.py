@@ -10,7 +10,7 @@ import pytest
 from ipt_build import build, rule
 
 from ipt_server import memory
-from ipt_server.core.answers import A, Answer, Record
+from ipt_server.core.answers import Answer
 from ipt_server.core.learned import SHORTEST, Change, Learned
 from ipt_server.core.rules import RuleSet
 from ipt_server.teacher import Teacher
@@ -39,8 +39,7 @@ class Lesson:
         self.teacher = Teacher(rules, Learned(10, 2, 300), self.kernel, journal, lambda: self.now, self.took.append)
 
     def ask(self, *addresses: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-        records = tuple(Record(A, 60, "bbc.uk", (address,)) for address in addresses)
-        self.teacher.teach(Answer("n", A, "10.11.0.2", "bbc.uk", records))
+        self.teacher.teach(Answer("n", "10.11.0.2", ("bbc.uk",), 60, addresses))
 
 
 @pytest.fixture
