@@ -254,6 +254,7 @@ class Socket:
         self._socket.setsockopt(270, 10, 1)  # NETLINK_CAP_ACK: a refusal does not echo the batch
         self._socket.setblocking(False)  # the kernel answers a batch before `send` returns
         self._sequence = 0
+        self._said = bytearray(_ANSWER)
         self._room = 0
         self._make_room(1 << 20)
 
@@ -311,12 +312,12 @@ class Socket:
         failed = 0
         while True:
             try:
-                reply = self._socket.recv(_ANSWER)
+                size = self._socket.recv_into(self._said)
             except BlockingIOError:
                 return failed or errno.ENOBUFS
             at = 0
-            while at < len(reply):
-                length, kind, _, sequence, _, code = _ERROR.unpack_from(reply, at)
+            while at < size:
+                length, kind, _, sequence, _, code = _ERROR.unpack_from(self._said, at)
                 if kind == _NLMSG_ERROR and first <= sequence <= last:
                     if code:
                         failed = failed or -code
