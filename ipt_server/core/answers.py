@@ -75,20 +75,23 @@ def judge(
     if rule is None:
         return Judgement(ttl=ttl)
     mark = rule.mark
-    strip = rules.settings.hints == "strip"
+    strip = bool(answer.hints) and rules.settings.hints == "strip"
     entries, enough = (learned.entries, learned.enough(carried, now)) if learned is not None else ({}, 0)
-    new = []
+    new, no_ipv6 = [], False
     for address in answer.addresses if strip or not answer.hints else answer.addresses + answer.hints:
+        if not ipv6 and address.version == 6:
+            no_ipv6 = True
+            continue
         entry = entries.get(address)
         if entry is not None and entry.mark == mark and entry.expiry >= enough:
             continue
-        if (ipv6 or address.version == 4) and teachable(address, own) and rules.beats(rule, address):
+        if teachable(address, own) and rules.beats(rule, address):
             new.append(address)
     if not new and not answer.targets:
-        return Judgement((), (), ttl, not ipv6, strip)
+        return Judgement((), (), ttl, no_ipv6, strip)
     source = names[0] if len(names) == 1 else next(name for name in names if rule in rules.match(name))
     lessons = tuple([Lesson(address, rule, carried, source) for address in new])
-    return Judgement(lessons, tuple([(target, source) for target in answer.targets]), ttl, not ipv6, strip)
+    return Judgement(lessons, tuple([(target, source) for target in answer.targets]), ttl, no_ipv6, strip)
 
 
 def teachable(address: Address, own: frozenset[Address]) -> bool:

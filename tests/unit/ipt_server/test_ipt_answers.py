@@ -23,6 +23,7 @@ from ipt_server.core.answers import (
     reverse_address,
     teachable,
 )
+from ipt_server.core.learned import Learned
 from ipt_server.core.rules import Address, RuleSet
 from ipt_server.dns import protocol
 
@@ -92,6 +93,26 @@ def test_an_exit_without_ipv6_teaches_none_and_withholds_it() -> None:
     plain = with_bbc(exits=exits(wg_uk={"ipv6": False}))
     found = judge(ask("bbc.co.uk", of("bbc.co.uk", V6)), plain, {}, OWN)
     assert found.no_ipv6 and not found.lessons
+    # known from a time when the exit had it: withheld all the same
+    table = Learned(10, 2, 300)
+    table.learn(V6, BBC["mark"], True, 60, "bbc.co.uk", 0.0)
+    assert judge(ask("bbc.co.uk", of("bbc.co.uk", V6)), plain, {}, OWN, table, 0.0).no_ipv6
+
+
+@pytest.mark.parametrize("over", [{"exits": exits(wg_uk={"ipv6": False})}, {"hints": "strip"}])
+def test_where_nothing_is_to_be_withheld_the_answer_is_not_touched(over: dict[str, Any]) -> None:
+    found = judge(ask("bbc.co.uk", of("bbc.co.uk", V4)), with_bbc(**over), {}, OWN)
+    assert found.lessons and not found.no_ipv6 and not found.no_hints
+
+
+def test_an_address_that_is_known_for_long_enough_is_no_lesson() -> None:
+    table, answer = Learned(10, 2, 300), ask("bbc.co.uk", of("bbc.co.uk", V4))
+    table.learn(V4, BBC["mark"], True, 60, "bbc.co.uk", 0.0)
+    for now, known in ((0.0, True), (299.0, True), (301.0, False)):  # half of ten minutes
+        assert (not judge(answer, with_bbc(), {}, OWN, table, now).lessons) == known
+    # of another rule it is one
+    table.entries[V4].mark += 1
+    assert judge(answer, with_bbc(), {}, OWN, table, 0.0).lessons
 
 
 @pytest.mark.parametrize(
