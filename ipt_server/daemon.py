@@ -160,14 +160,14 @@ class Daemon:
         kept = await asyncio.to_thread(self.kernel.apply, rules, self.teacher.elements())
         self.monitor.watch(s)
         await self._look()
+        self._recursor = began(s.recursor.control)  # one that begins anew from here on is told once more
         self._switch_filter(await asyncio.to_thread(self._prepare_filter, rules))
         await self._guard()
         await self._know()
         self.server.start()
         self.generation = 1
-        await wipe_caches(s.recursor.control)
-        self._recursor = began(s.recursor.control)
         self.events.add("started", version=s.version)
+        await wipe_caches(s.recursor.control)
         log.info("generation 1, version %s, %s table, %d learned", s.version, "kept" if kept else "new",
                  len(learned.entries))  # fmt: skip
 

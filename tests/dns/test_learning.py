@@ -9,7 +9,8 @@ from pathlib import Path
 import dns.flags
 import dns.rcode
 import pytest
-from dnsrig import PORT, Recursor, Verdicts, ask, records, settings
+import yaml
+from dnsrig import HOOK_PORT, PORT, PORTS, Recursor, Verdicts, ask, records, rendered, settings, view
 from dnszones import MANY
 
 pytestmark = [pytest.mark.root, pytest.mark.image]
@@ -19,6 +20,11 @@ RU, US = 0x10000, 0x10001
 def test_the_rendered_configuration_is_taken(recursor: Recursor) -> None:
     done = recursor.check()
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_recursor_asks_from_none_of_the_hooks_ports() -> None:
+    avoided = yaml.safe_load(rendered(view())["recursor.yml"])["outgoing"]["udp_source_port_avoid"]
+    assert {str(port) for port in range(HOOK_PORT, HOOK_PORT + PORTS)} <= set(avoided)
 
 
 def test_a_configuration_with_a_mistake_is_not_taken(tmp_path: Path, ds: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dnsrig import Recursor, Verdicts, ask, records, rendered, until, view
+from dnsrig import Recursor, Verdicts, ask, records, rendered, settings, until, view
 
 pytestmark = [pytest.mark.root, pytest.mark.image]
 
@@ -36,6 +36,21 @@ def test_who_may_ask_changes_while_it_runs_and_all_else_wants_a_new_one(
     finally:
         own.stop()
         recursor.start()
+
+
+def test_a_daemon_that_is_ready_has_told_that_it_started(ds: str, tmp_path: Path) -> None:
+    """However long the recursor takes to forget what it answered before."""
+    control = tmp_path / "bin" / "rec_control"
+    for folder in (control.parent, tmp_path / "run"):
+        folder.mkdir()
+    control.write_text("#!/bin/sh\nexec sleep 2\n")
+    control.chmod(0o755)
+    daemon = Verdicts(tmp_path / "daemon", tmp_path / "run", settings(tmp_path / "run"))
+    daemon.start()
+    try:
+        assert [event["kind"] for event in daemon.call("GET", "/events")] == ["started"]  # type: ignore[index]
+    finally:
+        daemon.stop()
 
 
 def test_a_recursor_that_began_anew_is_told_what_to_ask_for(recursor: Recursor, verdicts: Verdicts) -> None:
