@@ -52,8 +52,7 @@ def offline(destination: str, rules: RuleSet, addresses: list[str]) -> dict[str,
     if not isinstance(asked, str):
         return explain.address(asked, rules, country(rules, asked))
     found = explain.name(asked, rules)
-    ruling = rules.ruling((asked,))
-    rule = ruling.rule if ruling else None
+    rule = rules.ruling((asked,)).rule
     listed = []
     for address in map(ipaddress.ip_address, addresses):
         learned = rule is not None and rules.beats(rule, address)

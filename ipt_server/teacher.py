@@ -242,6 +242,5 @@ class Teacher:
 def _mark(rules: RuleSet, key: Key, entry: Entry) -> int | None:
     if isinstance(key, ClientAddress) != (rules.settings.learn_scope == "client"):
         return None  # what counted for all is no one client's, and the other way round
-    ruling = rules.ruling((entry.name,)) if entry.name else None
-    best = ruling.rule if ruling else None
+    best = rules.ruling((entry.name,)).rule if entry.name else None
     return best.mark if best is not None and rules.beats(best, destination(key)) else None

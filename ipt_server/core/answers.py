@@ -65,8 +65,6 @@ def judge(
     if inherited:
         names += tuple([inherited[name] for name in names if name in inherited])
     ruling = rules.ruling(names)
-    if ruling is None:
-        return Judgement()
     rule, ipv6, ttl, carried = ruling.rule, ruling.ipv6, ruling.ttl, answer.ttl
     if ttl < carried:
         carried = ttl or carried

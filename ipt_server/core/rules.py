@@ -22,7 +22,7 @@ Countries = Mapping[str, Mapping[int, Sequence[tuple[int, int]]]]  # code -> fam
 
 
 class Ruling(NamedTuple):
-    """What the domain rules say that match a name, or any name of a chain."""
+    """What the domain rules say that match a name, or any name of a chain; where none does, all is empty."""
 
     matched: tuple[RuleSetting, ...]  # best first
     rule: RuleSetting | None  # the best that names an exit
@@ -96,16 +96,13 @@ class RuleSet:
 
     def match(self, name: str) -> tuple[RuleSetting, ...]:
         """The domain rules that match a name (lower case, no last dot), best first."""
-        ruling = self.ruling((name,))
-        return ruling.matched if ruling else ()
+        return self.ruling((name,)).matched
 
-    def ruling(self, names: Sequence[str]) -> Ruling | None:
-        """What the domain rules say of names, at least one, that are asked for together; None where none matches."""
+    def ruling(self, names: Sequence[str]) -> Ruling:
+        """What the domain rules say of names, at least one, that are asked for together."""
         found = self._names.match(names[0])
         for name in names[1:]:
             found |= self._names.match(name)
-        if not found:
-            return None
         ruling = self._rulings.get(found)  # which rules match together is one of few sets
         if ruling is None:
             if len(self._rulings) >= RULINGS_MAX:
@@ -117,7 +114,7 @@ class RuleSet:
         matched = tuple(sorted((self.by_mark[mark] for mark in found), key=lambda rule: self._keys[rule.mark]))
         rule = next((rule for rule in matched if rule.exit is not None), None)
         ipv6 = rule is None or self.exit_of(rule.mark).ipv6
-        return Ruling(matched, rule, ipv6, min(self._largest_ttl[mark] for mark in found))
+        return Ruling(matched, rule, ipv6, min((self._largest_ttl[mark] for mark in found), default=0))
 
     def covering(self, address: Address) -> int:
         """The rule mark that the maps give an address; DEFAULT_RULE where none covers it."""
