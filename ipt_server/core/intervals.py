@@ -6,6 +6,7 @@ Knows: integers and their packed form. Must not know: rules, where ranges come f
 from __future__ import annotations
 
 import bisect
+import functools
 import heapq
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -67,6 +68,32 @@ class Intervals:
         """Intervals number `start` up to, not with, `stop`."""
         return Intervals(self.family, self.packed[start * self.stride : stop * self.stride])
 
+    @functools.cached_property
+    def layers(self) -> tuple[Intervals, Intervals]:
+        """Two layers that say the same with fewer intervals: where the first has none, the second says.
+
+        The second covers what these intervals cover, and no more. Countries lie scattered over each other's space: an
+        interval between two of one mark is an exception to them, which become one. A world is a third smaller so.
+        """
+        form = struct.Struct(f"={SIZE[self.family]}s{SIZE[self.family]}sI")
+        records = list(form.iter_unpack(self.packed))
+        over: list[tuple[bytes, bytes, int]] = []
+        under: list[tuple[bytes, bytes, int]] = []
+        start = 0
+        for stop, (_, end, _) in enumerate(records, 1):
+            if stop < len(records) and records[stop][0] == end:
+                continue
+            run, before = records[start:stop], None
+            for record, ground in zip(run, _grounds([mark for _, _, mark in run]), strict=True):
+                if record[2] != ground:
+                    over.append(record)
+                first = under.pop()[0] if ground == before else record[0]
+                under.append((first, record[1], ground))
+                before = ground
+            start = stop
+        upper, lower = (b"".join(form.pack(*record) for record in layer) for layer in (over, under))
+        return Intervals(self.family, upper), Intervals(self.family, lower)
+
     def mark_of(self, address: int) -> int | None:
         """The mark of the interval that holds an address, or None."""
         if self._starts is None:
@@ -79,6 +106,30 @@ class Intervals:
             return None
         first, last, mark = self[at]
         return mark if first <= address <= last else None
+
+
+def _grounds(marks: Sequence[int]) -> list[int]:
+    """The mark to lay beneath each of a run of touching intervals: pieces beneath and exceptions above are fewest.
+
+    A piece can begin anywhere, so that the cheapest ground up to an interval is cheaper than any other by one at most:
+    it is enough to know which marks are cheapest. An interval of such a mark costs nothing, any other one more.
+    """
+    cheapest: set[int] = set()
+    free = []
+    for mark in marks:
+        free.append(mark in cheapest)
+        if free[-1]:
+            cheapest = {mark}
+        else:
+            cheapest.add(mark)
+    found, ground = [0] * len(marks), marks[-1]
+    for number in reversed(range(len(marks))):
+        if free[number]:
+            ground = marks[number]
+        found[number] = ground
+        if ground == marks[number] and not free[number]:  # its piece begins here
+            ground = marks[number - 1]
+    return found
 
 
 def flatten(layers: Iterable[tuple[Any, int, Sequence[tuple[int, int]]]]) -> list[Interval]:

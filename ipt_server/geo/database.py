@@ -16,7 +16,7 @@ from ipt_server.core.intervals import Intervals
 from ipt_server.geo import DatabaseRefused, Ranges, csv, mmdb
 from mrvpn.countries import expand
 
-_FORM = 1  # of what is kept; a new number makes old files useless
+_FORM = 2  # of what is kept; a new number makes old files useless
 KINDS: dict[str, Callable[[Path, Collection[str]], Ranges]] = {
     ".mmdb": mmdb.countries,
     ".csv": csv.countries,
@@ -68,6 +68,14 @@ def digest(path: Path) -> str:
         raise DatabaseRefused(f"{path}: {error.strerror}") from None
 
 
+def _layered(family: int, packed: bytes, *layers: bytes) -> Intervals:
+    """Intervals whose layers need not be worked out."""
+    over, under = (Intervals(family, layer) for layer in layers)
+    found = Intervals(family, packed)
+    found.layers = over, under
+    return found
+
+
 class Compiled:
     """What settings' rules of addresses came to, in a folder, by the content of rules and database."""
 
@@ -80,15 +88,19 @@ class Compiled:
         """The intervals by family, or None where none are kept."""
         with contextlib.suppress(OSError, ValueError):
             kept = self._path.read_bytes()
-            size = int.from_bytes(kept[32:40], "big")
             if hashlib.sha256(kept[32:]).digest() == kept[:32]:
-                return {4: Intervals(4, kept[40 : 40 + size]), 6: Intervals(6, kept[40 + size :])}
+                parts, at = [], 32
+                for _ in range(6):
+                    size = int.from_bytes(kept[at : at + 8], "big")
+                    parts.append(kept[at + 8 : at + 8 + size])
+                    at += 8 + size
+                return {4: _layered(4, *parts[:3]), 6: _layered(6, *parts[3:])}
         return None
 
     def write(self, intervals: dict[int, Intervals], keep: int = 2) -> None:
         """Keeps intervals beside the `keep` - 1 newest older ones; a full disk costs the next start its seconds."""
-        size = len(intervals[4].packed).to_bytes(8, "big")
-        content = size + intervals[4].packed + intervals[6].packed
+        parts = [part.packed for family in (4, 6) for part in (intervals[family], *intervals[family].layers)]
+        content = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
             new = self._path.with_suffix(".new")

@@ -51,7 +51,6 @@ def destination(address: Address, rules: RuleSet, client: Address | None = None)
     """
     family = address.version
     key = int(address).to_bytes(4 if family == 4 else 16, "big")
-    count = skeleton.shards(len(rules.intervals[family]))
     socket = Socket()
     try:
         found: dict[str, Any] = {"learned": None, "geo": None, "exit_of": None}
@@ -61,8 +60,9 @@ def destination(address: Address, rules: RuleSet, client: Address | None = None)
         if element is not None:
             found["learned"] = {"mark": skeleton.untagged(element[0]), "seconds_left": element[1]}
         buffer = (socket.jump("current", b"\x02") or "look_a").removeprefix("look_")
-        names = [skeleton.geo(family, buffer, number, count) for number in range(count)]
-        covering = next((e for name in names if (e := socket.element(name, key)) is not None), None)
+        layers = skeleton.geo(family, buffer, skeleton.counts(rules.intervals))
+        maps = [layer.name if layer.count == 1 else socket.jump(layer.shards, key) for layer in layers]
+        covering = next((e for name in maps if name and (e := socket.element(name, key)) is not None), None)
         found["geo"] = skeleton.untagged(covering[0]) if covering else None
         default = skeleton.tagged(marks.DEFAULT_RULE, buffer)
         mark = element[0] if element else covering[0] if covering else default

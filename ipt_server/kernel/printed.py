@@ -10,6 +10,7 @@ import ipaddress
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ipt_server.core.failover import exit_of
+from ipt_server.core.intervals import Intervals
 from ipt_server.core.learned import Change, ClientAddress, Key
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import routes, skeleton
@@ -31,7 +32,7 @@ class Printed(Applying):
 
     def prepare(self, rules: RuleSet) -> Prepared:
         """As `Kernel.prepare`; nothing is printed of it yet."""
-        counts = _counts(rules)
+        counts = skeleton.counts(rules.intervals)
         kept = self._form == skeleton.structure(rules.settings, counts)
         stays = kept and self._rules is not None and says_the_same(self._rules, rules)
         buffer = self.buffer if stays else "b" if kept and self.buffer == "a" else "a"
@@ -90,10 +91,12 @@ class Printed(Applying):
         """The whole table, for `nft -f -`; "" before the first generation."""
         if self._rules is None:
             return ""
-        s, counts = self._rules.settings, _counts(self._rules)
+        s, counts = self._rules.settings, skeleton.counts(self._rules.intervals)
         lines = [skeleton.table(s, counts)]
         for family in (4, 6):
-            lines += _maps(self._rules, family, self.buffer, counts[family])
+            intervals = skeleton.layers(self._rules.intervals[family])
+            for layer, part in zip(skeleton.geo(family, self.buffer, counts), intervals, strict=True):
+                lines += _maps(layer, part, self.buffer)
             elements = [
                 f"{_words(key)} timeout {max(1, int(1000 * seconds))}ms : {skeleton.tagged(mark, self.buffer):#x}"
                 for key, (mark, seconds) in self._learned.items()
@@ -116,10 +119,6 @@ class Printed(Applying):
         return "\n".join([*commands, *routes.table_commands(s, nothing, family), ""])
 
 
-def _counts(rules: RuleSet) -> dict[int, int]:
-    return {family: skeleton.shards(len(rules.intervals[family])) for family in (4, 6)}
-
-
 def _words(key: Key) -> str:
     return f"{key.client} . {key.address}" if isinstance(key, ClientAddress) else str(key)
 
@@ -128,12 +127,11 @@ def _elements(name: str, elements: Sequence[str]) -> list[str]:
     return [f"add element inet {skeleton.TABLE} {name} {{ {', '.join(elements)} }}"] if elements else []
 
 
-def _maps(rules: RuleSet, family: int, buffer: str, count: int) -> list[str]:
-    """The interval maps of a family in a buffer, an interval a line, and the map that leads to them."""
-    intervals, kind = rules.intervals[family], ipaddress.IPv4Address if family == 4 else ipaddress.IPv6Address
+def _maps(layer: skeleton.Layer, intervals: Intervals, buffer: str) -> list[str]:
+    """The interval maps of a layer, an interval a line, and the map that leads to them."""
+    kind = ipaddress.IPv4Address if intervals.family == 4 else ipaddress.IPv6Address
     lines, jumps = [], []
-    for number, (start, stop) in enumerate(skeleton.cuts(len(intervals), count)):
-        name = skeleton.geo(family, buffer, number, count)
+    for name, (start, stop) in zip(layer.maps, skeleton.cuts(len(intervals), layer.count), strict=True):
         part = intervals.part(start, stop)
         if not len(part):
             continue
@@ -141,4 +139,4 @@ def _maps(rules: RuleSet, family: int, buffer: str, count: int) -> list[str]:
         lines += [f" {kind(first)}-{kind(last)} : {skeleton.tagged(mark, buffer):#x}," for first, last, mark in part]
         lines.append("}")
         jumps.append(f"{kind(intervals[start][0])}-{kind(intervals[stop - 1][1])} : jump {name}")
-    return [*lines, *(_elements(f"shard{family}_{buffer}", jumps) if count > 1 else [])]
+    return [*lines, *(_elements(layer.shards, jumps) if layer.count > 1 else [])]

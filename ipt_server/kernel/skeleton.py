@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ipt_server.core.intervals import Intervals
 from ipt_server.core.learned import Learned
 from ipt_server.core.private import PRIVATE
 from ipt_server.settings import Settings
@@ -28,7 +29,8 @@ BUFFERS = ("a", "b")
 TAG = 0x8000
 # a set that knows its size is a plain hash table, which every packet feels
 _FEW, _SOME = "size 2048;", "size 65535;"
-ONE_MAP = {4: 1, 6: 1}
+Counts = Mapping[int, tuple[int, ...]]  # family -> the number of maps of each layer, the uppermost first
+ONE_MAP: Counts = {4: (1,), 6: (1,)}
 _TYPE = {4: "ipv4_addr", 6: "ipv6_addr"}
 _KEY = {4: "ip", 6: "ip6"}
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -109,14 +111,38 @@ def _merged(prefixes: Iterable[str], family: int) -> list[Network]:
     return list(ipaddress.collapse_addresses(n for n in networks if n.version == family))  # type: ignore[type-var]
 
 
-def shards(intervals: int) -> int:
-    """Into how many maps so many intervals go: one, or SHARDS of equal size behind a map of verdicts."""
-    return 1 if intervals <= LARGE else SHARDS
+def layers(intervals: Intervals) -> tuple[Intervals, ...]:
+    """What the maps hold, the uppermost first: what one layer has nothing of, the next says."""
+    return (intervals,) if len(intervals) <= LARGE else intervals.layers
 
 
-def geo(family: int, buffer: str, number: int, count: int) -> str:
-    """The name of shard `number` of `count` of a buffer: of the map and of the chain that looks into it."""
-    return f"geo{family}_{buffer}" if count == 1 else f"geo{family}_{buffer}{number:02}"
+def counts(intervals: Mapping[int, Intervals]) -> Counts:
+    """Into how many maps each layer goes: one, or SHARDS of equal size behind a map of verdicts."""
+    return {f: tuple(1 if len(part) <= LARGE else SHARDS for part in layers(intervals[f])) for f in (4, 6)}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of one family in one buffer. With several maps each has a chain of its name, where `shards` leads."""
+
+    name: str
+    count: int
+
+    @property
+    def shards(self) -> str:
+        """The map of verdicts."""
+        return f"shards_{self.name}"
+
+    @property
+    def maps(self) -> list[str]:
+        """The interval maps, by address."""
+        return [self.name] if self.count == 1 else [f"{self.name}{number:02}" for number in range(self.count)]
+
+
+def geo(family: int, buffer: str, counts: Counts) -> list[Layer]:
+    """The layers of a buffer, the uppermost first."""
+    names = ("over", "geo")[-len(counts[family]) :]
+    return [Layer(f"{name}{family}_{buffer}", count) for name, count in zip(names, counts[family], strict=True)]
 
 
 def tagged(mark: int, buffer: str) -> int:
@@ -129,8 +155,8 @@ def untagged(mark: int) -> int:
     return mark & ~TAG
 
 
-def table(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
-    """The whole table, new and closed, for `nft -f -`; `counts`: shards by family."""
+def table(s: Settings, counts: Counts = ONE_MAP) -> str:
+    """The whole table, new and closed, for `nft -f -`."""
     lines = [f"table inet {TABLE}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
     lines.append(f' comment "{structure(s, counts)}"')
     for name in COUNTERS:
@@ -141,13 +167,13 @@ def table(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
     for family in (4, 6):
         kind = _TYPE[family]
         for buffer in BUFFERS:
-            for number in range(counts[family]):
-                name = geo(family, buffer, number, counts[family])
-                lines.append(f" map {name} {{ type {kind} : mark; flags interval; }}")
-                if counts[family] > 1:
-                    lines.append(f" chain {name} {{ meta mark set {_KEY[family]} daddr map @{name}; }}")
-            if counts[family] > 1:
-                lines.append(f" map shard{family}_{buffer} {{ type {kind} : verdict; flags interval; }}")
+            for layer in geo(family, buffer, counts):
+                for name in layer.maps:
+                    lines.append(f" map {name} {{ type {kind} : mark; flags interval; }}")
+                    if layer.count > 1:
+                        lines.append(f" chain {name} {{ meta mark set {_KEY[family]} daddr map @{name}; }}")
+                if layer.count > 1:
+                    lines.append(f" map {layer.shards} {{ type {kind} : verdict; flags interval; }}")
         learned = f"{kind} . {kind}" if s.learn_scope == "client" else kind
         lines.append(
             f" map learned{family} {{ type {learned} : mark; flags dynamic,timeout; size {2 * s.learned_max}; }}"
@@ -165,7 +191,7 @@ def table(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
     return "\n".join(lines)
 
 
-def structure(s: Settings, counts: Mapping[int, int] = ONE_MAP) -> str:
+def structure(s: Settings, counts: Counts = ONE_MAP) -> str:
     """What tells one form of the table from another: a table that carries the same can be kept and only filled anew."""
     form = [*_chains(s, counts), *(small.declaration for small in sets(s)), str(PRIVATE), str(s.learned_max)]
     return "form " + hashlib.sha256("\n".join(form).encode()).hexdigest()[:16]
@@ -175,21 +201,23 @@ COUNTERS = ("no_exit", "private", "wrong_way", "hairpinned", "input_refused", "h
             "spoofed")  # fmt: skip
 
 
-def _look(buffer: str, counts: Mapping[int, int]) -> list[str]:
+def _look(buffer: str, counts: Counts) -> list[str]:
     """The chain of one buffer: the interval maps, what is private and named by no rule, else the default."""
     lines = [f" chain look_{buffer} {{"]
     for family in (4, 6):
-        if counts[family] == 1:
-            lines.append(f"  meta mark set {_KEY[family]} daddr map @{geo(family, buffer, 0, 1)}")
-        else:
-            lines.append(f"  {_KEY[family]} daddr vmap @shard{family}_{buffer}")
+        for number, layer in enumerate(geo(family, buffer, counts)):
+            still = "meta mark 0 " if number else ""
+            if layer.count == 1:
+                lines.append(f"  {still}meta mark set {_KEY[family]} daddr map @{layer.name}")
+            else:
+                lines.append(f"  {still}{_KEY[family]} daddr vmap @{layer.shards}")
     for f in (4, 6):
         refused = f"{_KEY[f]} daddr @private{f} counter name private reject with icmpx admin-prohibited"
         lines.append(f"  meta mark 0 {refused}")
     return [*lines, f"  meta mark 0 meta mark set {tagged(marks.DEFAULT_RULE, buffer):#x}", " }"]
 
 
-def _chains(s: Settings, counts: Mapping[int, int]) -> list[str]:
+def _chains(s: Settings, counts: Counts) -> list[str]:
     default = s.exits[0].mark
     life = math.ceil(Learned(1, s.hook.tries, s.hook.timeout_ms).life(s.domain_route_ttl))  # no element lives longer
     renewed = (4,) if s.learn_scope == "client" else (4, 6)

@@ -68,7 +68,7 @@ class Prepared:
     kept: bool  # the standing table was of the same form
     buffer: str
     default: str | None
-    counts: Mapping[int, int]
+    counts: skeleton.Counts
 
 
 class Applying(Protocol):
@@ -113,7 +113,7 @@ class Kernel(Applying):
     def prepare(self, rules: RuleSet) -> Prepared:
         """Does all that takes time and changes no packet's way; a new table is closed. Raises KernelProblem."""
         s = rules.settings
-        counts = {family: skeleton.shards(len(rules.intervals[family])) for family in (4, 6)}
+        counts = skeleton.counts(rules.intervals)
         form = skeleton.structure(s, counts)
         standing = self._form if self._form is not None and stands() else standing_form()
         kept = standing == form
@@ -133,7 +133,10 @@ class Kernel(Applying):
             return Prepared(rules, kept, in_force, seen.default_interface(), counts)
         buffer = "b" if in_force == "a" else "a"
         for family in (4, 6):
-            self._fill(rules.intervals[family], buffer, counts[family])
+            for layer, intervals in zip(
+                skeleton.geo(family, buffer, counts), skeleton.layers(rules.intervals[family]), strict=True
+            ):
+                self._fill(layer, intervals, skeleton.TAG if buffer == "b" else 0)
         return Prepared(rules, kept, buffer, seen.default_interface(), counts)
 
     def _in_force(self) -> str | None:
@@ -145,12 +148,11 @@ class Kernel(Applying):
         """Whether a buffer that is in force says what these rules say, with marks that mean the same."""
         return self._rules is not None and self._filled == buffer and says_the_same(self._rules, rules)
 
-    def _fill(self, intervals: Intervals, buffer: str, count: int) -> None:
-        """Fills a family's maps of a buffer that is not in force, a part at a time: answers wait for no long batch."""
-        family, jumps = intervals.family, []
-        for number, (start, stop) in enumerate(skeleton.cuts(len(intervals), count)):
-            name = skeleton.geo(family, buffer, number, count)
-            records, size = interval_records(intervals.part(start, stop), skeleton.TAG if buffer == "b" else 0)
+    def _fill(self, layer: skeleton.Layer, intervals: Intervals, tag: int) -> None:
+        """Fills a layer of a buffer that is not in force, a part at a time: answers wait for no long batch."""
+        jumps = []
+        for name, (start, stop) in zip(layer.maps, skeleton.cuts(len(intervals), layer.count), strict=True):
+            records, size = interval_records(intervals.part(start, stop), tag)
             batch = Batch(skeleton.TABLE).flush(name)
             step = ELEMENTS_A_MESSAGE // 2 * size
             for place, at in enumerate(range(0, len(records), step), 1):
@@ -159,10 +161,10 @@ class Kernel(Applying):
                     self._filling.send(batch)
                     batch = Batch(skeleton.TABLE)
             self._filling.send(batch)
-            if count > 1:
+            if layer.count > 1:
                 jumps.append((intervals[start][0], intervals[stop - 1][1], name))
-        if count > 1:
-            self._filling.send(Batch(skeleton.TABLE).replace_jumps(f"shard{family}_{buffer}", family, jumps))
+        if layer.count > 1:
+            self._filling.send(Batch(skeleton.TABLE).replace_jumps(layer.shards, intervals.family, jumps))
 
     def commit(
         self,
@@ -209,9 +211,9 @@ class Kernel(Applying):
         """
         other = "b" if prepared.buffer == "a" else "a"
         for family in (4, 6):
-            count = prepared.counts[family]
-            for number in range(count):
-                self._filling.send(Batch(skeleton.TABLE).flush(skeleton.geo(family, other, number, count)))
+            for layer in skeleton.geo(family, other, prepared.counts):
+                for name in [*layer.maps, *([layer.shards] if layer.count > 1 else [])]:
+                    self._filling.send(Batch(skeleton.TABLE).flush(name))
 
     def open(self, rules: RuleSet) -> None:
         """Lets traffic pass by its exits: `exit_of` and `pair` in one batch. Raises KernelRefused."""

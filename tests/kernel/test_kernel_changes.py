@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from ipt_server.core.intervals import Intervals
 from ipt_server.core.learned import Change
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import skeleton
-from ipt_server.kernel.inspect import seconds_left, stands
+from ipt_server.kernel.inspect import destination, seconds_left, stands
 from ipt_server.kernel.netlink import Batch, KernelRefused
 from ipt_server.kernel.state import Kernel
 from mrvpn import marks
@@ -328,6 +329,31 @@ def test_a_large_map_is_many_maps_and_says_the_same(rig: Rig, kernel: Kernel, fa
     assert rig.exit_of(str(kind(plain[0][0]))) == "eth0" and rig.exit_of(str(kind(plain[1][0]))) == "wg_us"
     assert kernel.apply(compiled, []) is False
     assert rig.exit_of({4: f"{UK}.7", 6: "2a00:1450::77"}[family]) == "wg_uk"
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_large_map_in_two_layers_says_the_same(rig: Rig, kernel: Kernel, family: int) -> None:
+    """Intervals that touch, one country's within another's, so many that each layer is many maps."""
+    start, grain = {4: (0x0B000000, 1 << 8), 6: (0x2400 << 112, 1 << 80)}[family]
+    uk, us = marks.rule_mark(0), marks.rule_mark(1)
+    plain = []
+    for number in range(skeleton.LARGE + 1):
+        first = start + 4 * grain * number
+        plain += [(first + n * grain, first + (n + 1) * grain - 1, mark) for n, mark in enumerate((uk, us, uk))]
+    compiled = rules(rig)
+    large = RuleSet(compiled.settings, {}, {**compiled.intervals, family: Intervals.of(family, plain)})
+    layers = skeleton.geo(family, "a", skeleton.counts(large.intervals))
+    assert [layer.count for layer in layers] == [skeleton.SHARDS, skeleton.SHARDS]
+    kernel.apply(large, [])
+    kind = ipaddress.IPv4Address if family == 4 else ipaddress.IPv6Address
+    place = random.Random(family).randrange
+    for number in (0, *(place(skeleton.LARGE) for _ in range(100)), skeleton.LARGE):
+        first = start + 4 * grain * number
+        said = {n: destination(kind(first + n * grain + place(grain)), large)["geo"] for n in range(4)}
+        assert said == {0: uk, 1: us, 2: uk, 3: None}, number
+    last = start + 4 * grain * skeleton.LARGE
+    exits = [rig.exit_of(str(kind(last + n * grain))) for n in range(4)]
+    assert exits == ["wg_uk", "wg_us", "wg_uk", "eth0"]
 
 
 def test_the_last_address_of_a_family_ends_its_map(rig: Rig, kernel: Kernel) -> None:

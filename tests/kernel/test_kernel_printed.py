@@ -15,7 +15,7 @@ from kernel_rig import Namespace, sh
 
 from ipt_server.core.learned import Change, ClientAddress
 from ipt_server.core.rules import RuleSet
-from ipt_server.kernel import routes
+from ipt_server.kernel import routes, skeleton
 from ipt_server.kernel.printed import Printed
 from ipt_server.kernel.state import Kernel
 from ipt_server.settings import parse
@@ -23,19 +23,24 @@ from mrvpn import marks
 
 pytestmark = pytest.mark.root
 LINKS = ("wg-firezone", "wg_uk", "wg_us", "eth0")
+SCATTERED = 5  # the first of two variants with one rule's space within another's
 ADDRESSES = [ipaddress.ip_address(a) for a in ("93.184.215.14", "93.184.215.15", "2a00:1450::1", "2a00:1450::2")]
 CLIENTS = {4: ipaddress.ip_address("10.11.0.2"), 6: ipaddress.ip_address("fd6d:7276:11::2")}
 
 
 def rules(variant: int, scope: str = "all") -> RuleSet:
-    """Five generations that differ in intervals, in exits, in fallbacks, in families."""
+    """Generations that differ in intervals, in exits, in fallbacks, in families."""
     found: list[dict[str, Any]] = [
         {"id": "uk", "exit": "wg_uk", "kind": "prefix", "prefixes": ["81.2.69.0/24", "2a00:1450::/32"]},
         {"id": "us", "exit": "wg_us", "kind": "prefix", "prefixes": ["198.51.100.0/24", "203.0.113.7/32"]},
         {"id": "names", "exit": "wg_uk", "kind": "domain", "suffixes": ["bbc.co.uk"]},
         {"id": "rest", "exit": "wg_us", "kind": "default", "prefixes": ["0.0.0.0/0", "::/0"]},
     ]
-    chosen = (found, found[:3], found[1:], [*found[1:3], found[0]], [{**found[0], "exit": "wg_us"}, *found[1:3]])
+    wide = {**found[0], "prefixes": ["81.0.0.0/8", "93.0.0.0/8", "2a00::/16", "2a10::/16"]}
+    within = {**found[1], "prefixes": [f"{p}.0.0/16" for p in ("81.2", "81.7", "81.9", "93.4")]}
+    within["prefixes"] += [f"{p}::/32" for p in ("2a00:2", "2a00:7", "2a00:9", "2a10:4")]
+    chosen = (found, found[:3], found[1:], [*found[1:3], found[0]], [{**found[0], "exit": "wg_us"}, *found[1:3]],
+              [wide, within], [within, wide])  # fmt: skip
     exits = [
         {"name": "_DEFAULT", "interface": None, "mark": 200, "table": 254},
         {"name": "wg_uk", "interface": "wg_uk", "mark": 201, "table": 201, "fallback": ["wg_us"]},
@@ -154,6 +159,18 @@ CASES: dict[str, list[tuple[str, Any]]] = {
 @pytest.mark.parametrize("scope", ["all", "client"])
 def test_the_text_is_what_the_kernel_holds(places: tuple[Namespace, Namespace], case: str, scope: str) -> None:
     agree(places, CASES[case], scope)
+
+
+@pytest.mark.parametrize("large", [6, 3, 1])
+def test_layers_and_shards_too(
+    places: tuple[Namespace, Namespace], monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    """As a world has them, with few intervals: a layer of one map beneath and above, then each of several."""
+    monkeypatch.setattr(skeleton, "LARGE", large)
+    monkeypatch.setattr(skeleton, "SHARDS", 2)
+    counts = {6: (1, 1), 3: (2, 1), 1: (2, 2)}[large]
+    assert skeleton.counts(rules(SCATTERED).intervals) == {4: counts, 6: counts}
+    agree(places, [("rules", SCATTERED), ("rules", 2), ("rules", SCATTERED), ("rules", SCATTERED + 1)])
 
 
 @pytest.mark.parametrize("seed", range(6))

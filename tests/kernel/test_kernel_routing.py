@@ -273,5 +273,5 @@ def test_only_the_recursor_speaks_to_the_hooks_ports(rig: Rig, applied: RuleSet)
 
 def test_the_text_is_what_nft_takes(rig: Rig, applied: RuleSet) -> None:
     s = applied.settings
-    for text in (skeleton.table(s), skeleton.table(s, {4: 64, 6: 64})):
+    for text in (skeleton.table(s), skeleton.table(s, {4: (64, 1), 6: (1, 64)})):
         rig.gateway.run("nft", "-c", "-f", "-", text=text)

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipt_server.core.intervals import flatten
+from ipt_server.core.intervals import Intervals, flatten
 
 TOP = 40
 span = st.tuples(st.integers(0, TOP), st.integers(0, TOP)).map(lambda p: (min(p), max(p)))
@@ -34,3 +34,41 @@ def test_the_last_address_of_a_family_is_covered() -> None:
 
 def test_nothing_comes_of_nothing() -> None:
     assert flatten([]) == [] and flatten([((0,), 1, [])]) == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 4), st.integers(1, 4)), max_size=12))
+def test_two_layers_say_the_same_with_the_fewest_intervals(drawn: list[tuple[int, int, int]]) -> None:
+    """Against a search through every choice of what lies beneath."""
+    plain: list[tuple[int, int, int]] = []
+    at = 0
+    for length, gap, mark in drawn:
+        gap = max(0, gap - 2)  # they mostly touch
+        if plain and not gap and plain[-1][2] == mark:
+            gap = 1
+        plain.append((at + gap, at + gap + length - 1, mark))
+        at += gap + length
+    whole = Intervals.of(4, plain)
+    over, under = whole.layers
+    for number in range(at + 1):
+        above = over.mark_of(number)
+        assert whole.mark_of(number) == (under.mark_of(number) if above is None else above)
+        assert above is None or under.mark_of(number) is not None
+    assert len(over) + len(under) == _fewest(plain)
+
+
+def _fewest(plain: list[tuple[int, int, int]]) -> int:
+    marks = {mark for _, _, mark in plain}
+    costs = {None: 0}
+    for number, (first, _, mark) in enumerate(plain):
+        touches = number > 0 and plain[number - 1][1] + 1 == first
+        costs = {
+            ground: min(cost + (not touches or before != ground) for before, cost in costs.items()) + (mark != ground)
+            for ground in marks
+        }
+    return min(costs.values())
+
+
+def test_layers_reach_the_last_address() -> None:
+    top = (1 << 32) - 1
+    over, under = Intervals.of(4, [(0, 9, 1), (10, 19, 2), (20, top, 1)]).layers
+    assert (list(over), list(under)) == ([(10, 19, 2)], [(0, top, 1)])
