@@ -105,7 +105,7 @@ class Printed(Applying):
             lines += _elements(f"learned{family}", elements)
         lines += _elements("current", [f"{family} : jump look_{self.buffer}" for family in ("ipv4", "ipv6")])
         lines += _elements("exit_of", [f"{rule:#x} : {exit_:#x}" for rule, exit_ in self._marked.items()])
-        pairs = skeleton.pairs(s, self.default)
+        pairs = [pair for pair in skeleton.pairs(s, self.default) if pair[2] in {*self._links, self.default}]
         lines += _elements("pair", [f'"{ingress}" . {mark:#x} . "{name}"' for ingress, mark, name in pairs])
         return "\n".join([*lines, ""])
 

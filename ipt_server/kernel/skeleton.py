@@ -183,7 +183,7 @@ def table(s: Settings, counts: Counts = ONE_MAP) -> str:
     lines += [
         " map current { type nf_proto : verdict; }",
         f" map exit_of {{ type mark : mark; {_SOME} }}",
-        f" set pair {{ typeof meta iifname . meta mark . meta oifname; {_FEW} }}",
+        f" set pair {{ typeof meta iif . meta mark . meta oif; {_FEW} }}",
         *_chains(s, counts),
         "}",
         "",
@@ -261,7 +261,8 @@ def _chains(s: Settings, counts: Counts) -> list[str]:
         # never by a wrong exit: the mark and the interface must belong together, whatever the routes say
         " chain forward { type filter hook forward priority filter; policy drop;",
         "  ct direction reply accept",
-        "  iifname . meta mark . oifname @pair accept",
+        # by index: names are three times as long, and every packet is looked up here (docs/adr/0021)
+        "  iif . meta mark . oif @pair accept",
         f"  iifname @ingress meta mark {marks.MESH:#x} oifname @links accept",
         *[
             f"  iifname @links iifname . {_KEY[f]} saddr @source{f} {_KEY[f]} daddr @mesh{f} oifname @links accept"

@@ -9,6 +9,7 @@ import errno
 import ipaddress
 import json
 import logging
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -109,6 +110,7 @@ class Kernel(Applying):
         self._rules: RuleSet | None = None
         self._form: str | None = None
         self._filled: str | None = None  # the buffer that holds the intervals of `_rules`
+        self._opened: frozenset[bytes] = frozenset()  # the elements of `pair`
 
     def prepare(self, rules: RuleSet) -> Prepared:
         """Does all that takes time and changes no packet's way; a new table is closed. Raises KernelProblem."""
@@ -199,8 +201,7 @@ class Kernel(Applying):
         before = self._marked(self._rules, self.buffer) if self._rules and buffer != self.buffer else {}
         gone = handed(self._rules.settings, prepared.rules.settings) if self._rules else frozenset()
         before = {rule: mark for rule, mark in before.items() if mark not in gone}
-        self._opening(batch, prepared.rules, prepared.default, buffer, before)
-        self._socket.send(batch)
+        self._open(batch, prepared.rules, prepared.default, buffer, before)
         self.buffer, self.default, self._rules = buffer, prepared.default, prepared.rules
         self._filled = buffer
 
@@ -217,24 +218,26 @@ class Kernel(Applying):
 
     def open(self, rules: RuleSet) -> None:
         """Lets traffic pass by its exits: `exit_of` and `pair` in one batch. Raises KernelRefused."""
-        self._socket.send(self._opening(Batch(skeleton.TABLE), rules, self.default, self.buffer, {}))
+        self._open(Batch(skeleton.TABLE), rules, self.default, self.buffer, {})
 
     def _marked(self, rules: RuleSet, buffer: str) -> dict[int, int]:
         return {skeleton.tagged(mark, buffer): exit_ for mark, exit_ in exit_of(rules, self.down)}
 
-    def _opening(
+    def _open(
         self, batch: Batch, rules: RuleSet, default: str | None, buffer: str, before: Mapping[int, int]
-    ) -> Batch:
+    ) -> None:
         batch.replace_marks("exit_of", {**before, **self._marked(rules, buffer)}.items())
-        pairs = skeleton.pairs(rules.settings, default)
-        return batch.replace_elements("pair", [(_key(pair)[0], None, None) for pair in pairs])
+        pairs = _pairs(rules, default)
+        self._socket.send(batch.replace_elements("pair", [(pair, None, None) for pair in pairs]))
+        self._opened = pairs
 
     def links_changed(self, rules: RuleSet, seen: routes.Snapshot | None = None) -> int:
         """Puts back what an interface took with it; returns the number of changes. Raises KernelProblem."""
         seen = seen or routes.look()
         changed = routes.apply_tables(rules.settings, seen)
-        if seen.default_interface() != self.default:
-            self.default = seen.default_interface()
+        default = seen.default_interface()
+        if default != self.default or _pairs(rules, default) != self._opened:
+            self.default = default
             self.open(rules)
             changed += 1
         return changed
@@ -300,6 +303,13 @@ class Kernel(Applying):
         """Lets go of the kernel; what is in force stays."""
         self._socket.close()
         self._filling.close()
+
+
+def _pairs(rules: RuleSet, default: str | None) -> frozenset[bytes]:
+    """The elements of `pair`, of the interfaces that are there: by index, which an interface that returns has anew."""
+    index = {name: number for number, name in socket.if_nameindex()}
+    pairs = skeleton.pairs(rules.settings, default)
+    return frozenset(_key((index[a], mark, index[b]))[0] for a, mark, b in pairs if a in index and b in index)
 
 
 def _key(parts: Sequence[skeleton.Part]) -> tuple[bytes, bytes]:

@@ -249,6 +249,15 @@ def _address(namespace: Namespace, name: str, *addresses: str) -> None:
         namespace.ip("addr", "add", address, "dev", name, *(["nodad"] if ":" in address else []))
 
 
+def ingress(rig: Rig) -> None:
+    """Makes the clients' interface: at first, and when it came back."""
+    _veth(rig.client, "cl", rig.gateway, "wg-firezone", tunnel=True)
+    _address(rig.client, "cl", f"{CLIENT[4]}/24", f"{CLIENT[6]}/64")
+    _address(rig.gateway, "wg-firezone", f"{GATEWAY[4]}/24", f"{GATEWAY[6]}/64")
+    rig.client.ip("route", "add", "default", "via", GATEWAY[4])
+    rig.client.ip("-6", "route", "add", "default", "via", GATEWAY[6])
+
+
 def tunnel(rig: Rig, name: str) -> None:
     """Makes the tunnel to what stands behind an interface: at first, and when it came back after a failure."""
     far = rig.behind[name]
@@ -287,11 +296,7 @@ def rig() -> Iterator[Rig]:
                        "net.ipv4.conf.default.rp_filter=0")  # fmt: skip
             namespace.run("sysctl", "-qw", *sysctls)
         found.gateway.run("sysctl", "-qw", "net.ipv4.fwmark_reflect=1", "net.ipv6.fwmark_reflect=1", *ROUTING)
-        _veth(found.client, "cl", found.gateway, "wg-firezone", tunnel=True)
-        _address(found.client, "cl", f"{CLIENT[4]}/24", f"{CLIENT[6]}/64")
-        _address(found.gateway, "wg-firezone", f"{GATEWAY[4]}/24", f"{GATEWAY[6]}/64")
-        found.client.ip("route", "add", "default", "via", GATEWAY[4])
-        found.client.ip("-6", "route", "add", "default", "via", GATEWAY[6])
+        ingress(found)
         _veth(found.gateway, "eth0", found.behind["eth0"], "up0", tunnel=False)
         _address(found.gateway, "eth0", f"{UPLINK[4]}/24", f"{UPLINK[6]}/64")
         _address(found.behind["eth0"], "up0", "192.0.2.1/24", "2001:db8:f::1/64")

@@ -140,6 +140,32 @@ def test_without_its_interface_an_exit_is_unreachable_and_comes_back(rig: Rig, k
     assert rig.exit_of(address) == "wg_uk"
 
 
+def test_the_clients_interface_may_come_back(rig: Rig, kernel: Kernel) -> None:
+    rig.gateway.ip("link", "del", "wg-firezone")
+    kernel.links_changed(rules(rig))
+    kernel_rig.ingress(rig)
+    assert kernel.links_changed(rules(rig)) == 1
+    assert [rig.exit_of(a) for a in (f"{UK}.7", "2a00:1450::77", "9.9.9.9")] == ["wg_uk", "wg_uk", "eth0"]
+
+
+def test_another_interface_with_the_number_of_one_that_is_gone_is_no_exit(rig: Rig, kernel: Kernel) -> None:
+    """What may pass together is known by number; a number that is free is given again."""
+    number = rig.gateway.ip("-o", "link", "show", "wg_uk").split(":")[0]
+    assert f'"wg-firezone" . 0x{201:08x} . "wg_uk"' in rig.gateway.run("nft", "list", "set", "inet", "mrvpn", "pair")
+    rig.gateway.ip("link", "del", "wg_uk")
+    rig.gateway.ip("link", "add", "other", "index", number, "type", "veth", "peer", "name", "peer")
+    try:
+        rig.gateway.ip("link", "set", "other", "up")
+        assert rig.nowhere(f"{UK}.7"), "before anybody looked: no route leads there"
+        kernel.links_changed(rules(rig))
+        assert "other" not in rig.gateway.run("nft", "list", "set", "inet", "mrvpn", "pair")
+    finally:
+        rig.gateway.ip("link", "del", "other")
+        kernel_rig.tunnel(rig, "wg_uk")
+        kernel.links_changed(rules(rig))
+    assert rig.exit_of(f"{UK}.7") == "wg_uk"
+
+
 def test_an_interface_that_is_late_does_not_fail_the_others(rig: Rig, kernel: Kernel) -> None:
     rig.gateway.ip("link", "del", "wg_uk")
     try:
