@@ -223,9 +223,7 @@ class Kernel(Applying):
     def _marked(self, rules: RuleSet, buffer: str) -> dict[int, int]:
         return {skeleton.tagged(mark, buffer): exit_ for mark, exit_ in exit_of(rules, self.down)}
 
-    def _open(
-        self, batch: Batch, rules: RuleSet, default: str | None, buffer: str, before: Mapping[int, int]
-    ) -> None:
+    def _open(self, batch: Batch, rules: RuleSet, default: str | None, buffer: str, before: Mapping[int, int]) -> None:
         batch.replace_marks("exit_of", {**before, **self._marked(rules, buffer)}.items())
         pairs = _pairs(rules, default)
         self._socket.send(batch.replace_elements("pair", [(pair, None, None) for pair in pairs]))
