@@ -25,11 +25,10 @@ from bench.figure import Figure
 REPO = Path(__file__).parents[1]
 sys.path.insert(0, str(REPO / "tests" / "dns"))
 
-TURNS = 5
-COLD = 6000  # names a turn
+COLD, COLD_TURNS = 3000, 15  # names a turn; turns
 PACED, PACED_TURNS = 500, 20  # questions a turn, at 1,000 a second; turns, short since the machine's own pace drifts
 FRESH = 24_000  # names with an address of their own
-BARE, FLOOR = 5302, 5303  # ports of the recursors beside the real one
+BARE, FLOOR, IDLE = 5302, 5303, 5304  # ports of the recursors beside the real one
 FLOOR_HOOK = 5410
 SWAPPED = 500_000
 
@@ -133,6 +132,8 @@ def deployed(folder: Path, *argv: str) -> list[str]:
 def in_process(settings: Path, folder: Path) -> Iterator[Figure]:
     """What an answer costs inside the daemon, without sockets: hot, the real nftables behind it."""
     folder.mkdir()
+    wipe = "add table inet mrvpn; delete table inet mrvpn"  # a daemon takes over what another's elements say
+    subprocess.run(deployed(folder.parent, "nft", wipe), check=True)
     command = deployed(folder.parent, "python3", "-c", IN_PROCESS, str(settings), str(folder))
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -170,9 +171,7 @@ class Bench:
         for recursor in self._recursors:
             recursor.wipe()
 
-    def turns(
-        self, key: str, works: dict[str, Callable[[], Any]], count: int = TURNS, even: bool = False
-    ) -> dict[str, float]:
+    def turns(self, key: str, works: dict[str, Callable[[], Any]], count: int, even: bool = False) -> dict[str, float]:
         """The median of each work's turns, which alternate; `even`: each begins with empty caches."""
         found: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(count):
@@ -222,9 +221,11 @@ def running(folder: Path) -> Iterator[tuple[Bench, Any]]:
         ds = stack.enter_context(dnsrig.namespace(folder / "nsd", zones))
         hooked = dnsrig.Recursor(folder / "hooked", ds)
         bare = dnsrig.Recursor(folder / "bare", ds, {"port": BARE}, bare=True)
+        idle = dnsrig.Recursor(folder / "idle", ds, {"port": IDLE})
+        (idle.etc / "hook.lua").write_text("function postresolve(dq) return false end\n")
         floor = dnsrig.Recursor(folder / "floor", ds, {"port": FLOOR}, port=FLOOR_HOOK)
         Filter(floor.run).write(["known", "fresh"], ask_for_all=False)
-        for recursor in (hooked, bare, floor):
+        for recursor in (hooked, bare, idle, floor):
             recursor.start()
             stack.callback(recursor.stop)
         rules = [{"id": "r", "mark": 0x10000, "exit": "wg_ru", "kind": "domain", "suffixes": ["known", "fresh"]}]
@@ -235,14 +236,14 @@ def running(folder: Path) -> Iterator[tuple[Bench, Any]]:
         stack.callback(daemon.stop)
         echo = subprocess.Popen(["ip", "netns", "exec", dnsrig.NETNS, str(tool), "echo", str(FLOOR_HOOK), "16"])
         stack.callback(dnsrig.stop, echo)
-        yield Bench(tool, dnsrig.NETNS, (hooked, bare, floor)), daemon
+        yield Bench(tool, dnsrig.NETNS, (hooked, bare, idle, floor)), daemon
 
 
 def path(folder: Path) -> Iterator[Figure]:
     """The figures that need everything running."""
     with running(folder) as (bench, daemon):
         real = 5301
-        for port in (real, BARE, FLOOR):  # warm: the delegations, the interpreter, LuaJIT
+        for port in (real, BARE, IDLE, FLOOR):  # warm: the delegations, the interpreter, LuaJIT
             bench.ask(port, 3000, 0, "known")
         yield from latency(bench, real)
         yield from cold(bench, real)
@@ -280,13 +281,16 @@ def cold(bench: Bench, real: int) -> Iterator[Figure]:
         "qps",
         {
             "bare": lambda: bench.ask(BARE, COLD, 0, "cold"),
+            "idle": lambda: bench.ask(IDLE, COLD, 0, "cold"),
             "none": lambda: bench.ask(real, COLD, 0, "cold"),
             "tenth": lambda: bench.ask(real, COLD, 0, "cold", "known", "10"),
             "every": lambda: bench.ask(real, COLD, 0, "known"),
         },
+        COLD_TURNS,
         even=True,
     )
     for key, told, bar in (
+        ("idle", "a hook that does nothing", None),
         ("none", "no name matches", 0.9),
         ("tenth", "10 % match by suffix", 0.7),
         ("every", "all match", None),

@@ -22,7 +22,7 @@ from ipt_server import inquiry, memory, settings
 from ipt_server.control.server import Control
 from ipt_server.core.failover import exit_of, stand_in
 from ipt_server.core.health import ExitHealth
-from ipt_server.core.learned import Address, ClientAddress, Entry, Key, Learned, parse_key
+from ipt_server.core.learned import Address, ClientAddress, Entry, Key, Learned
 from ipt_server.core.rules import RuleSet
 from ipt_server.dns import policies
 from ipt_server.dns.filter import Filter
@@ -172,13 +172,12 @@ class Daemon:
                  len(learned.entries))  # fmt: skip
 
     def _remembered(self) -> dict[Key, Entry]:
-        """The learned addresses of an earlier life: the kernel's with their time left, names from the file."""
+        """The learned addresses of an earlier life: the kernel's with their time left; who asked, from the file."""
         filed = memory.load(self.paths.state / "learned.jsonl", self.offset)
         now = self.clock()
-        for text, mark, left in self.kernel.standing_learned():
-            address = parse_key(text)
-            known = filed.get(address)
-            filed[address] = replace(known or Entry(mark, 0, ""), mark=mark, expiry=now + left)
+        for key, mark, left, name in self.kernel.standing_learned():
+            known = filed.get(key) or Entry(mark, 0, "")
+            filed[key] = replace(known, mark=mark, expiry=now + left, name=name or known.name)
         return {address: entry for address, entry in filed.items() if entry.expiry > now}
 
     def _prepare_filter(self, rules: RuleSet) -> Path | None:

@@ -28,7 +28,8 @@ from ipt_server.core.learned import (
 from ipt_server.core.rules import RuleSet
 from ipt_server.dns.filter import Filter
 from ipt_server.dns.server import Refused
-from ipt_server.kernel.netlink import KernelRefused
+from ipt_server.kernel.netlink import KernelRefused, carries
+from ipt_server.kernel.state import Element
 from ipt_server.settings import RuleSetting
 
 INHERITED_MAX = 50_000
@@ -63,6 +64,7 @@ class Teacher:
         self.filter: Filter | None = None
         self._kernel, self._journal, self._clock, self._observe = kernel, journal, clock, observe
         self._took: list[float] = []
+        self._unwritten: list[tuple[Key, Entry]] = []  # the kernel has them, with their names; the journal not yet
         self._peers: Sequence[Sequence[str]] = ()
         self._clients: dict[str, tuple[Address, ...]] = {}
         self._use(rules)
@@ -124,9 +126,17 @@ class Teacher:
 
     def settle(self) -> None:
         """Does what no answer has to wait for."""
+        if self._unwritten:
+            with self.lock:
+                self._write()
         took, self._took = self._took, []
         for seconds in took:
             self._observe(seconds)
+
+    def _write(self) -> None:
+        """Has the journal say what the kernel was taught; under `lock`."""
+        unwritten, self._unwritten = self._unwritten, []
+        self._journal.add(unwritten)
 
     def _learn(self, lessons: Sequence[tuple[Key, Lesson]], client: str, now: float) -> bool:
         """Teaches the kernel the lessons; returns whether any was new to it. All or none: raises Refused."""
@@ -149,7 +159,9 @@ class Teacher:
             raise Refused(str(error)) from None
         if changes:
             entries = learned.entries
-            self._journal.add([(change.address, entries[change.address]) for change in changes])
+            self._unwritten += [(change.address, entries[change.address]) for change in changes]
+            if not all(carries(change.name) for change in changes):
+                self._write()  # a kill between answer and journal would leave an element that nobody can judge
         return bool(changes)
 
     def _better(self, rule: RuleSetting, mark: int) -> bool:
@@ -193,10 +205,10 @@ class Teacher:
         with self.lock:
             return self.learned.alive(self._clock())
 
-    def elements(self) -> list[tuple[Key, int, float]]:
-        """What the kernel must hold: (address, mark, seconds left)."""
+    def elements(self) -> list[Element]:
+        """What the kernel must hold."""
         now = self._clock()
-        return [(address, entry.mark, entry.expiry - now) for address, entry in self.alive()]
+        return [Element(key, entry.mark, entry.expiry - now, entry.name) for key, entry in self.alive()]
 
     # --- the rest of a life
 
@@ -219,7 +231,8 @@ class Teacher:
         with self.lock:
             for key, seconds in left.items():
                 self.learned.outlive(key, now + seconds)
-            self._journal.add((key, entries[key]) for key in left if key in entries)
+            self._unwritten += [(key, entries[key]) for key in left if key in entries]
+            self._write()
 
     def switch_filter(self, filter_: Filter, prepared: Path) -> None:
         """Puts a prepared filter in force, with the names that inherit a rule."""
@@ -232,6 +245,7 @@ class Teacher:
     def save(self) -> None:
         """Writes the learned table whole, where its file does not say what is, or mostly what was. Raises OSError."""
         with self.lock:
+            self._write()
             if not self._journal.begin(len(self.learned.entries)):
                 return
             entries = self.alive()

@@ -88,6 +88,7 @@ class Change(NamedTuple):
     mark: int | None
     timeout: float
     replaces: bool
+    name: str = ""  # that taught it
 
 
 class Learned:
@@ -128,17 +129,17 @@ class Learned:
         if entry is None:
             self._make_sure_of_room(client)
             self._put(address, Entry(mark, now + life, name, 0, client))
-            return Change(address, mark, life, replaces=False)
+            return Change(address, mark, life, False, name)
         if entry.mark != mark:
             entry.conflicts += 1
             self.conflicts += 1
             if better:
                 entry.mark, entry.name, entry.expiry = mark, name, max(entry.expiry, now + life)
-                return Change(address, mark, entry.expiry - now, replaces=True)
+                return Change(address, mark, entry.expiry - now, True, name)
         if entry.expiry >= self.enough(ttl, now):
             return None
         entry.expiry = now + life
-        return Change(address, entry.mark, life, replaces=True)
+        return Change(address, entry.mark, life, True, entry.name)
 
     def _make_sure_of_room(self, client: str) -> None:
         """Raises Full. The last half of the table is shared: whoever asks next must find room beside the others."""
@@ -226,7 +227,7 @@ class Learned:
         for address, entry in self.entries.items():
             mark = judge(address, entry)
             if mark != entry.mark:
-                changes.append(Change(address, mark, entry.expiry - now, replaces=True))
+                changes.append(Change(address, mark, entry.expiry - now, True, entry.name))
                 entry.mark = entry.mark if mark is None else mark
         for change in changes:
             if change.mark is None:

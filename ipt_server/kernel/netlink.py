@@ -7,6 +7,7 @@ Knows: the wire format of NFT_MSG_NEWSETELEM/DELSETELEM (linux/netfilter/nf_tabl
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
 import struct
@@ -28,10 +29,15 @@ _NLMSG_ERROR = 2  # an acknowledgement is one with code 0
 _NFPROTO_INET = 1
 _NESTED = 0x8000
 ELEMENTS_A_MESSAGE = 1500  # an attribute holds 64 kB at most
+_A_MESSAGE = 60_000  # bytes of elements
+LONGEST_NAME = 127  # of a comment, to nft
 TABLE_NAME = b"mrvpn\0"
 _HEADER = struct.Struct("=IHHII")
 _ERROR = struct.Struct("=IHHIIi")
 _FAMILY = struct.Struct("!BBH")
+_NEST = struct.Struct("=HH")
+_U32 = struct.Struct("=I")
+_U64 = struct.Struct(">Q")  # as the kernel has milliseconds
 _ANSWER = 8192  # bytes; each error has a datagram of its own, without what it is about
 _ONE_SEQUENCE = 1 << 31  # apart from the batches'
 
@@ -61,6 +67,17 @@ def _value(kind: int, data: bytes) -> bytes:
 
 def _element(*attributes: bytes) -> bytes:
     return attribute(_NESTED | 1, b"".join(attributes))
+
+
+def carries(name: str) -> bool:
+    """Whether an element can carry a name beside its mark: what nft shows as its comment."""
+    return len(name) <= LONGEST_NAME and '"' not in name
+
+
+def _comment(name: str) -> bytes:
+    """The user data of an element; none where it cannot carry the name, or there is none."""
+    text = name.encode() + b"\0"
+    return attribute(6, bytes([0, len(text)]) + text) if name and carries(name) else b""
 
 
 def _mark(mark: int) -> bytes:
@@ -134,8 +151,14 @@ class Batch:
         self._plan.append((kind, flags, head + attribute(_NESTED | 3, body)))
 
     def _elements(self, kind: int, name: str, records: Sequence[bytes], flags: int = 0) -> Batch:
-        for at in range(0, len(records), ELEMENTS_A_MESSAGE):
-            self._add(kind, flags, name, b"".join(records[at : at + ELEMENTS_A_MESSAGE]))
+        start = size = 0
+        for at, record in enumerate(records):
+            if size + len(record) > _A_MESSAGE:
+                self._add(kind, flags, name, b"".join(records[start:at]))
+                start, size = at, 0
+            size += len(record)
+        if records:
+            self._add(kind, flags, name, b"".join(records[start:]))
         return self
 
     def add_records(self, name: str, records: bytes) -> Batch:
@@ -185,18 +208,21 @@ class Batch:
         return self.flush(name)._elements(_NEWSETELEM, name, records, _F_CREATE)
 
     def set_timed(
-        self, name: str, family: int, elements: Sequence[tuple[int, int, float]], wide: bool = False
+        self, name: str, family: int, elements: Sequence[tuple[int, int, float, str]], wide: bool = False
     ) -> Batch:
-        """Adds (address, mark, seconds) elements to a map with timeouts; one that is there already fails the batch."""
+        """Adds (key, mark, seconds, name) to a map with timeouts; one that is there already fails the batch."""
         size = SIZE[family] << wide
         blank = _element(_value(1, bytes(size)), _value(2, bytes(4)), attribute(4, bytes(8)))
         key_at = 12  # past the headers of element, key and value
-        before, between, after = blank[:key_at], blank[key_at + size :][:8], blank[-12:-8]
-        records = [
-            before + key.to_bytes(size, "big") + between + _mark(mark) + after
-            + max(1, int(seconds * 1000)).to_bytes(8, "big")
-            for key, mark, seconds in elements
-        ]  # fmt: skip
+        before, between, after = blank[4:key_at], blank[key_at + size :][:8], blank[-12:-8]
+        records = []
+        for key, mark, seconds, carried in elements:
+            comment = _comment(carried)
+            records.append(
+                _NEST.pack(len(blank) + len(comment), _NESTED | 1)
+                + before + key.to_bytes(size, "big") + between + _mark(mark) + after
+                + max(1, int(seconds * 1000)).to_bytes(8, "big") + comment
+            )  # fmt: skip
         # without EXCL an element of the same mark would be left as it is, with what is left of its life
         return self._elements(_NEWSETELEM, name, records, _F_CREATE | _F_EXCL)
 
@@ -221,27 +247,23 @@ class Batch:
 class _One:
     """The bytes of a batch that sets one learned element, and the places that differ from one to the next."""
 
-    def __init__(self, family: int, replaces: bool, wide: bool) -> None:
+    def __init__(self, family: int, replaces: bool, wide: bool, length: int) -> None:
         name, size = f"learned{family}", SIZE[family] << wide
         blank = (1 << 8 * size) - 0x0102  # a key that nothing else in the bytes looks like
         batch = Batch("mrvpn")
         if replaces:
             batch.delete(name, family, [blank], wide)
-        batch.set_timed(name, family, [(blank, 0, 0.0)], wide)
+        batch.set_timed(name, family, [(blank, 0, 0.0, "." * length)], wide)
         data, self.count = batch.data(_ONE_SEQUENCE)
         self.data = bytearray(data)
         key = blank.to_bytes(size, "big")
         self.keys = [at for at in range(len(data)) if data.startswith(key, at)]
         self.mark = self.keys[-1] + size + 8  # past the headers of data and value
         self.timeout = self.mark + 4 + 4
+        self.carried = self.timeout + 8 + 4 + 2  # past the header of the user data, and the comment's
 
 
-_ONE = {
-    (family, replaces, wide): _One(family, replaces, wide)
-    for family in (4, 6)
-    for replaces in (False, True)
-    for wide in (False, True)
-}
+_one = functools.cache(_One)  # by form and by the length of a name: some hundreds
 
 
 class Socket:
@@ -283,18 +305,23 @@ class Socket:
         if failed:
             raise KernelRefused(failed, os.strerror(failed))
 
-    def learn(self, family: int, address: int, mark: int, seconds: float, replaces: bool, wide: bool = False) -> None:
+    def learn(
+        self, family: int, key: int, mark: int, seconds: float, replaces: bool, wide: bool = False, name: str = ""
+    ) -> None:
         """Sets one element of `learned4` or `learned6`, as a batch would: the call that an answer waits for.
 
         Raises KernelRefused. The bytes are made once and filled in: half of what it takes is the kernel's.
         """
-        one = _ONE[family, replaces, wide]
+        text = name.encode() if carries(name) else b""
+        one = _one(family, replaces, wide, len(text))
         data, size = one.data, SIZE[family] << wide
-        key = address.to_bytes(size, "big")
+        packed = key.to_bytes(size, "big")
         for place in one.keys:
-            data[place : place + size] = key
-        struct.pack_into("=I", data, one.mark, mark)
-        struct.pack_into(">Q", data, one.timeout, max(1, int(seconds * 1000)))
+            data[place : place + size] = packed
+        _U32.pack_into(data, one.mark, mark)
+        _U64.pack_into(data, one.timeout, int(seconds * 1000) or 1)
+        if text:
+            data[one.carried : one.carried + len(text)] = text
         try:
             self._socket.send(data)
             failed = self._answer(_ONE_SEQUENCE, _ONE_SEQUENCE + one.count)

@@ -14,7 +14,8 @@ from ipt_server.core.intervals import Intervals
 from ipt_server.core.learned import Change, ClientAddress, Key
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import routes, skeleton
-from ipt_server.kernel.state import Applying, Prepared, says_the_same
+from ipt_server.kernel.netlink import carries
+from ipt_server.kernel.state import Applying, Element, Prepared, says_the_same
 
 
 class Printed(Applying):
@@ -28,7 +29,7 @@ class Printed(Applying):
         self._rules: RuleSet | None = None
         self._form: str | None = None
         self._marked: Mapping[int, int] = {}
-        self._learned: dict[Key, tuple[int, float]] = {}  # mark without its tag, seconds
+        self._learned: dict[Key, Element] = {}  # marks without their tag
 
     def prepare(self, rules: RuleSet) -> Prepared:
         """As `Kernel.prepare`; nothing is printed of it yet."""
@@ -41,14 +42,14 @@ class Printed(Applying):
     def commit(
         self,
         prepared: Prepared,
-        learned: Callable[[], Iterable[tuple[Key, int, float]]],
+        learned: Callable[[], Iterable[Element]],
         changes: Sequence[Change] | None = None,
     ) -> None:
         """As `Kernel.commit`."""
         if changes is not None and prepared.kept and prepared.buffer == self.buffer:
             self.learn(changes)
         else:
-            self._learned = {key: (mark, seconds) for key, mark, seconds in learned()}
+            self._learned = {element.key: element for element in learned()}
         self._rules, self.buffer, self._form = (
             prepared.rules,
             prepared.buffer,
@@ -76,11 +77,11 @@ class Printed(Applying):
             if change.mark is None:
                 self._learned.pop(change.address, None)
             else:
-                self._learned[change.address] = (change.mark, change.timeout)
+                self._learned[change.address] = Element(change.address, change.mark, change.timeout, change.name)
 
-    def standing_learned(self) -> list[tuple[str, int, float]]:
+    def standing_learned(self) -> list[Element]:
         """As `Kernel.standing_learned`; no time passes here."""
-        return [(str(key), mark, seconds) for key, (mark, seconds) in self._learned.items()]
+        return list(self._learned.values())
 
     def close(self) -> None:
         """As `Kernel.close`."""
@@ -97,12 +98,8 @@ class Printed(Applying):
             intervals = skeleton.layers(self._rules.intervals[family])
             for layer, part in zip(skeleton.geo(family, self.buffer, counts), intervals, strict=True):
                 lines += _maps(layer, part, self.buffer)
-            elements = [
-                f"{_words(key)} timeout {max(1, int(1000 * seconds))}ms : {skeleton.tagged(mark, self.buffer):#x}"
-                for key, (mark, seconds) in self._learned.items()
-                if key.version == family
-            ]
-            lines += _elements(f"learned{family}", elements)
+            own = [element for element in self._learned.values() if element.key.version == family]
+            lines += _elements(f"learned{family}", [_timed(element, self.buffer) for element in own])
         lines += _elements("current", [f"{family} : jump look_{self.buffer}" for family in ("ipv4", "ipv6")])
         lines += _elements("exit_of", [f"{rule:#x} : {exit_:#x}" for rule, exit_ in self._marked.items()])
         pairs = [pair for pair in skeleton.pairs(s, self.default) if pair[2] in {*self._links, self.default}]
@@ -119,8 +116,11 @@ class Printed(Applying):
         return "\n".join([*commands, *routes.table_commands(s, nothing, family), ""])
 
 
-def _words(key: Key) -> str:
-    return f"{key.client} . {key.address}" if isinstance(key, ClientAddress) else str(key)
+def _timed(element: Element, buffer: str) -> str:
+    key, mark, seconds, name = element
+    words = f"{key.client} . {key.address}" if isinstance(key, ClientAddress) else str(key)
+    comment = f' comment "{name}"' if name and carries(name) else ""
+    return f"{words} timeout {max(1, int(1000 * seconds))}ms{comment} : {skeleton.tagged(mark, buffer):#x}"
 
 
 def _elements(name: str, elements: Sequence[str]) -> list[str]:

@@ -14,11 +14,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ipt_server.core.failover import exit_of
 from ipt_server.core.intervals import Intervals
-from ipt_server.core.learned import Change, ClientAddress, Key
+from ipt_server.core.learned import Change, ClientAddress, Key, parse_key
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import KernelProblem, routes, skeleton
 from ipt_server.kernel.inspect import stands
@@ -72,18 +72,27 @@ class Prepared:
     counts: skeleton.Counts
 
 
+class Element(NamedTuple):
+    """A learned element: what a generation's kernel must hold, and what one holds."""
+
+    key: Key
+    mark: int
+    seconds: float  # left of its life
+    name: str = ""  # that taught it
+
+
 class Applying(Protocol):
     """The steps of a kernel of any kind, and all of them in order."""
 
     def prepare(self, rules: RuleSet) -> Prepared: ...
 
-    def commit(self, prepared: Prepared, learned: Callable[[], Iterable[tuple[Key, int, float]]]) -> None: ...
+    def commit(self, prepared: Prepared, learned: Callable[[], Iterable[Element]]) -> None: ...
 
     def finish(self, prepared: Prepared) -> None: ...
 
     def open(self, rules: RuleSet) -> None: ...
 
-    def apply(self, rules: RuleSet, learned: Iterable[tuple[Key, int, float]]) -> bool:
+    def apply(self, rules: RuleSet, learned: Iterable[Element]) -> bool:
         """Makes the kernel what the rules say; returns whether a standing table of the same form was kept."""
         prepared = self.prepare(rules)
         self.commit(prepared, lambda: learned)
@@ -171,10 +180,10 @@ class Kernel(Applying):
     def commit(
         self,
         prepared: Prepared,
-        learned: Callable[[], Iterable[tuple[Key, int, float]]],
+        learned: Callable[[], Iterable[Element]],
         changes: Sequence[Change] | None = None,
     ) -> None:
-        """Puts a prepared generation in force. `learned`: (address, mark, seconds left). Raises KernelRefused.
+        """Puts a prepared generation in force. Raises KernelRefused.
 
         `changes`: what of it differs from the generation before; where the buffer stays, the rest is left as it is.
         """
@@ -187,9 +196,13 @@ class Kernel(Applying):
                     raise
         batch, buffer = Batch(skeleton.TABLE), prepared.buffer
         wide = prepared.rules.settings.learn_scope == "client"
-        elements = [(a, skeleton.tagged(mark, buffer), seconds) for a, mark, seconds in learned()]
+        elements = list(learned())
         for family in (4, 6):
-            own = [(int(a), mark, seconds) for a, mark, seconds in elements if a.version == family]
+            own = [
+                (int(e.key), skeleton.tagged(e.mark, buffer), e.seconds, e.name)
+                for e in elements
+                if e.key.version == family
+            ]
             batch.flush(f"learned{family}").set_timed(f"learned{family}", family, own, wide)
         self._commit(prepared, batch)
 
@@ -246,10 +259,10 @@ class Kernel(Applying):
             return
         changes = self._tagged(changes)
         try:
-            (one, *more) = changes
-            if not more and one.mark is not None:
-                wide = isinstance(one.address, ClientAddress)
-                self._socket.learn(one.address.version, int(one.address), one.mark, one.timeout, one.replaces, wide)
+            key, mark, seconds, replaces, name = changes[0]
+            if mark is not None and len(changes) == 1:
+                wide = isinstance(key, ClientAddress)
+                self._socket.learn(key.version, int(key), mark, seconds, replaces, wide, name)
             else:
                 self._socket.send(_learning(changes))
         except KernelRefused as error:
@@ -279,8 +292,8 @@ class Kernel(Applying):
                 if change.mark is None and error.errno == errno.ENOENT:
                     return
 
-    def standing_learned(self) -> list[tuple[str, int, float]]:
-        """The learned elements that the kernel holds: (address, or "client address", mark, seconds left)."""
+    def standing_learned(self) -> list[Element]:
+        """The learned elements that the kernel holds."""
         found = []
         for family in (4, 6):
             done = subprocess.run(
@@ -294,7 +307,8 @@ class Kernel(Applying):
                     element = key["elem"] if isinstance(key, dict) else {"val": key}
                     value = element["val"]
                     text = " ".join(value["concat"]) if isinstance(value, dict) else str(value)
-                    found.append((text, skeleton.untagged(int(mark)), float(element.get("expires", 600))))
+                    seconds, name = float(element.get("expires", 600)), element.get("comment", "")
+                    found.append(Element(parse_key(text), skeleton.untagged(int(mark)), seconds, name))
         return found
 
     def close(self) -> None:
@@ -345,6 +359,6 @@ def _learning(changes: Sequence[Change]) -> Batch:
         name, wide = f"learned{family}", any(isinstance(c.address, ClientAddress) for c in own)
         if old := [int(c.address) for c in own if c.replaces or c.mark is None]:
             batch.delete(name, family, old, wide)
-        if new := [(int(c.address), c.mark, c.timeout) for c in own if c.mark is not None]:
+        if new := [(int(c.address), c.mark, c.timeout, c.name) for c in own if c.mark is not None]:
             batch.set_timed(name, family, new, wide)
     return batch

@@ -314,6 +314,8 @@ class Verdicts:
     def start(self) -> None:
         script = str(Path(__file__).parent / "verdict_process.py")
         env = {**os.environ, "PYTHONPATH": str(REPO), "PATH": f"{self.run.parent}/bin:{os.environ['PATH']}"}
+        if not (self.folder / "state").exists():  # another one's elements carry names: it would take them over
+            sh("ip", "netns", "exec", NETNS, "nft", "add table inet mrvpn; delete table inet mrvpn")
         arguments = [self.settings, self.folder / "state", self.folder / "control.sock", self.log, self.delay]
         with (self.folder / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(

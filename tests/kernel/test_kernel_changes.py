@@ -242,11 +242,40 @@ def test_an_element_that_is_learned_again_gets_its_whole_life_again(rig: Rig, ke
     address = A[0]
     for replaces in (False, False, True):
         kernel.learn([Change(address, BY_US, 2 if not replaces else 600, replaces=replaces)])
-    left = {text: seconds for text, _, seconds in kernel.standing_learned()}
+    left = {str(e.key): e.seconds for e in kernel.standing_learned()}
     assert left[str(address)] > 500
     kernel.learn([Change(address, BY_US, 900, replaces=False)])  # known to the kernel, not to the table
-    left = {text: seconds for text, _, seconds in kernel.standing_learned()}
+    left = {str(e.key): e.seconds for e in kernel.standing_learned()}
     assert left[str(address)] > 800
+
+
+def test_an_element_carries_the_name_that_taught_it(rig: Rig, kernel: Kernel) -> None:
+    """As nft's comment: by itself, in a batch, through a renewal by a packet and through a change of rules."""
+
+    def names() -> dict[str, str]:
+        return {str(e.key): e.name for e in kernel.standing_learned()}
+
+    for length in (1, 2, 3, 4, 126, 127):
+        name = ("x" * 60 + ".") * 3
+        for replaces in (False, True):
+            own = [Change(address, BY_US, 60, replaces, name[:length]) for address in A]
+            for change in own:
+                kernel.learn([change])
+            assert names() == dict.fromkeys(map(str, A), name[:length])
+            kernel.learn([change._replace(replaces=True) for change in own])
+            assert names() == dict.fromkeys(map(str, A), name[:length])
+        kernel.learn([change._replace(mark=None, replaces=True) for change in own])
+    for unfit in ("x" * 128, 'a"b.example', ""):
+        kernel.learn([Change(A[1], BY_US, 60, False, unfit)])
+        assert names() == {str(A[1]): ""} and rig.exit_of(str(A[1])) == "wg_us"
+        kernel.learn([Change(A[1], None, 0, True)])
+    for address in A[1:3]:
+        kernel.learn([Change(address, BY_US, 60, False, "www.example.com")])
+        assert rig.exit_of(str(address)) == "wg_us"
+    kernel.apply(rules(rig, extra=7), kernel.standing_learned())
+    assert names() == dict.fromkeys(map(str, A[1:3]), "www.example.com")
+    assert 'comment "www.example.com"' in rig.gateway.run("nft", "list", "map", "inet", "mrvpn", "learned4")
+    kernel.learn([Change(address, None, 0, True) for address in A[1:3]])
 
 
 def test_what_elements_have_left_is_read_while_others_come(rig: Rig, kernel: Kernel) -> None:
@@ -282,12 +311,12 @@ def test_each_new_connection_renews_its_learned_address(
     kernel.learn([Change(address, BY_US, 30, replaces=False)])
     with rig.connect(str(address)) as s:
         assert s.recv(100) == b"wg_us\n"
-        left = {text: seconds for text, _, seconds in kernel.standing_learned()}
+        left = {str(e.key): e.seconds for e in kernel.standing_learned()}
         assert left[str(address)] > 500
         kernel.learn([Change(address, BY_US, 30, replaces=True)])
         s.send(b"x")
         assert s.recv(100) == b"wg_us x"
-        left = {text: seconds for text, _, seconds in kernel.standing_learned()}
+        left = {str(e.key): e.seconds for e in kernel.standing_learned()}
         assert left[str(address)] <= 30, "a packet of a connection that stands does not"
     kernel.learn([Change(address, None, 0, replaces=True)])
 
@@ -297,14 +326,14 @@ def test_a_refused_batch_changes_nothing(rig: Rig, kernel: Kernel) -> None:
         from ipt_server.kernel.netlink import Socket
 
         s = Socket()
-        good = [(int(A[0]), BY_US, 60.0)]
+        good = [(int(A[0]), BY_US, 60.0, "")]
         before = kernel.standing_learned()
         with pytest.raises(KernelRefused):
             s.send(Batch("mrvpn").flush("learned4").set_timed("learned4", 4, good).delete("learned4", 4, [1]))
         with pytest.raises(KernelRefused):
             s.send(Batch("mrvpn").flush("learned4").flush("geo4_a").flush("geo4_b").flush("no_such_map"))
         s.close()
-    assert {a for a, _, _ in kernel.standing_learned()} == {a for a, _, _ in before}
+    assert {e.key for e in kernel.standing_learned()} == {e.key for e in before}
     assert rig.exit_of(f"{UK}.7") == "wg_uk"
 
 

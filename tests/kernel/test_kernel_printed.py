@@ -17,7 +17,7 @@ from ipt_server.core.learned import Change, ClientAddress
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import routes, skeleton
 from ipt_server.kernel.printed import Printed
-from ipt_server.kernel.state import Kernel
+from ipt_server.kernel.state import Element, Kernel
 from ipt_server.settings import parse
 from mrvpn import marks
 
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.root
 LINKS = ("wg-firezone", "wg_uk", "wg_us", "eth0")
 SCATTERED = 5  # the first of two variants with one rule's space within another's
 ADDRESSES = [ipaddress.ip_address(a) for a in ("93.184.215.14", "93.184.215.15", "2a00:1450::1", "2a00:1450::2")]
+NAMES = ("www.example.com", "", 'quo"ted.example', "x" * 127)
 CLIENTS = {4: ipaddress.ip_address("10.11.0.2"), 6: ipaddress.ip_address("fd6d:7276:11::2")}
 
 
@@ -114,11 +115,11 @@ def agree(places: tuple[Namespace, Namespace], calls: list[tuple[str, Any]], sco
         kernels = (Kernel(), Printed(look.links, look.default_interface()))
         for kernel in kernels:
             force: RuleSet | None = None
-            table: dict[Any, tuple[int, float]] = {}
+            table: dict[Any, Element] = {}
             for call, value in calls:
                 if call == "rules":
                     force = rules(value, scope)
-                    kernel.apply(force, [(key, mark, seconds) for key, (mark, seconds) in table.items()])
+                    kernel.apply(force, list(table.values()))
                 elif call == "down":
                     assert force is not None
                     kernel.down = frozenset(value)
@@ -129,10 +130,10 @@ def agree(places: tuple[Namespace, Namespace], calls: list[tuple[str, Any]], sco
                         address = ADDRESSES[number]
                         key = address if scope == "all" else ClientAddress(CLIENTS[address.version], address)
                         mark = marks.rule_mark(number % 2) if call == "learn" else None
-                        changes.append(Change(key, mark, 600, replaces=key in table))
+                        changes.append(Change(key, mark, 600, key in table, NAMES[number]))
                         table.pop(key, None)
                         if mark is not None:
-                            table[key] = (mark, 600)
+                            table[key] = Element(key, mark, 600, NAMES[number])
                     kernel.learn([c for c in changes if c.mark is not None or c.replaces])
         kernels[0].close()
     text_place.run("nft", "-f", "-", text=kernels[1].nft())

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kernel_rig import CLIENT, PORT, Rig, RunningDaemon
+from kernel_rig import CLIENT, PORT, Rig, RunningDaemon, running
 
 from ipt_server.core.learned import ClientAddress
 from ipt_server.kernel import peers
@@ -28,16 +28,14 @@ RECORD = {4: f"1 60 bbc.co.uk. {NAMED[4]}", 6: f"28 60 bbc.co.uk. {NAMED[6]}"}
 
 @pytest.fixture
 def daemon(rig: Rig, tmp_path: Path) -> Iterator[RunningDaemon]:
-    found = RunningDaemon(rig, tmp_path)
     clients = [[CLIENT[4], CLIENT[6]]]
-    found.write(rig.raw(*RULES, learn_scope="client", clients=clients))
     for address in (f"{OTHER[4]}/24", f"{OTHER[6]}/64"):
         rig.client.ip("address", "add", address, "dev", "cl", *(["nodad"] if ":" in address else []))
     try:
-        found.start()
-        yield found
+        with running(rig, tmp_path, *RULES, learn_scope="client", clients=clients) as found:
+            found.start()
+            yield found
     finally:
-        found.stop()
         for address in (f"{OTHER[4]}/24", f"{OTHER[6]}/64"):
             rig.client.ip("address", "del", address, "dev", "cl")
 

@@ -177,7 +177,7 @@ def test_eperm_leaves_everything(rig: Rig, kernel: Kernel) -> None:
     thread.start()
     thread.join()
     assert [getattr(error, "errno", None) for error in told] == [errno.EPERM] * 2
-    assert [address for address, _, _ in kernel.standing_learned()] == [NAMED]
+    assert [str(element.key) for element in kernel.standing_learned()] == [NAMED]
     kernel.learn([learned(OTHER)])
     assert (rig.exit_of(NAMED), rig.exit_of(OTHER)) == ("wg_uk", "wg_uk")
 
@@ -189,7 +189,7 @@ def test_enobufs_is_put_right(rig: Rig, kernel: Kernel) -> None:
     addresses = [f"93.185.{n >> 8}.{n & 255}" for n in range(400)]
     # each of them fails: they are new, and said to replace
     kernel.learn([learned(NAMED), *(learned(address, replaces=True) for address in addresses)])
-    assert {address for address, _, _ in kernel.standing_learned()} == {NAMED, *addresses}
+    assert {str(element.key) for element in kernel.standing_learned()} == {NAMED, *addresses}
     assert (rig.exit_of(NAMED), rig.exit_of(addresses[-1])) == ("wg_uk", "wg_uk")
 
 
@@ -197,4 +197,4 @@ def test_eexist_is_put_right(rig: Rig, kernel: Kernel) -> None:
     kernel.learn([learned(NAMED)])
     kernel.learn([learned(NAMED)])
     kernel.learn([learned(NAMED), learned(OTHER)])
-    assert sorted(address for address, _, _ in kernel.standing_learned()) == [NAMED, OTHER]
+    assert sorted(str(element.key) for element in kernel.standing_learned()) == [NAMED, OTHER]

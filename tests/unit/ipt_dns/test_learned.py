@@ -92,9 +92,9 @@ def test_a_hot_name_costs_no_change_until_half_of_its_life_is_over() -> None:
     learned = table()
     assert learned.learn(ip(1), 7, True, 60, "a", 0.0)
     assert [learned.learn(ip(1), 7, False, 60, "a", float(t)) for t in range(0, 301)] == [None] * 301
-    assert learned.learn(ip(1), 7, False, 60, "a", 301.0) == Change(ip(1), 7, 600.0, replaces=True)
+    assert learned.learn(ip(1), 7, False, 60, "a", 301.0) == Change(ip(1), 7, 600.0, True, "a")
     # a longer TTL than the element lives is a reason at any time
-    assert learned.learn(ip(1), 7, False, 4000, "a", 302.0) == Change(ip(1), 7, 4005.6, replaces=True)
+    assert learned.learn(ip(1), 7, False, 4000, "a", 302.0) == Change(ip(1), 7, 4005.6, True, "a")
 
 
 def test_names_that_share_an_address() -> None:
@@ -102,10 +102,10 @@ def test_names_that_share_an_address() -> None:
     learned.learn(ip(1), 7, True, 60, "a", 0.0)
     assert learned.learn(ip(1), 8, False, 60, "b", 1.0) is None, "the worse name changes nothing"
     assert (learned.entries[ip(1)].name, learned.conflicts) == ("a", 1)
-    assert learned.learn(ip(1), 6, True, 60, "c", 2.0) == Change(ip(1), 6, 600.0, replaces=True)
+    assert learned.learn(ip(1), 6, True, 60, "c", 2.0) == Change(ip(1), 6, 600.0, True, "c")
     assert (learned.entries[ip(1)].name, learned.entries[ip(1)].conflicts) == ("c", 2)
     # but the worse name's answer lives as long
-    assert learned.learn(ip(1), 8, False, 4000, "b", 3.0) == Change(ip(1), 6, 4005.6, replaces=True)
+    assert learned.learn(ip(1), 8, False, 4000, "b", 3.0) == Change(ip(1), 6, 4005.6, True, "c")
 
 
 def test_a_full_table_of_living_elements_refuses_and_room_comes_with_time() -> None:
@@ -166,7 +166,7 @@ def test_a_change_of_rules_judges_every_living_entry_again() -> None:
     learned.replace([*learned.alive(0.0), (ip(9), Entry(7, 10.0, "past"))])
     marks = {"n0": 8, "n1": None, "n2": 7}
     changes = learned.rejudge(lambda address, entry: marks[entry.name], 20.0)
-    assert changes == [Change(ip(0), 8, SHORTEST - 20, True), Change(ip(1), None, SHORTEST - 20, True)]
+    assert changes == [Change(ip(0), 8, SHORTEST - 20, True, "n0"), Change(ip(1), None, SHORTEST - 20, True, "n1")]
     learned.rejudge(lambda address, entry: 8, 20.0)
     assert {a: (e.mark, e.client) for a, e in learned.entries.items()} == {ip(0): (8, "phone"), ip(2): (8, "laptop")}
     assert learned._owned == {"phone": 1, "laptop": 1}

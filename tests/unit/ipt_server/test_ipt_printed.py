@@ -9,6 +9,7 @@ from ipt_build import build, exits, rule
 from ipt_server.core.learned import Change
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel.printed import Printed
+from ipt_server.kernel.state import Element
 
 ADDRESS = ipaddress.ip_address("93.184.215.14")
 UK = rule(0, "wg_uk", prefixes=["81.2.69.0/24"])
@@ -43,7 +44,9 @@ def test_an_answer_is_one_element_with_its_life() -> None:
 def test_what_differs_in_its_intervals_lies_in_the_other_buffer_with_marks_of_its_own() -> None:
     kernel = Printed()
     kernel.apply(RuleSet(build(UK, US), {}), [])
-    assert kernel.apply(RuleSet(build(rule(0, "wg_uk", prefixes=["81.2.70.0/24"]), US), {}), [(ADDRESS, 0x10001, 60.0)])
+    assert kernel.apply(
+        RuleSet(build(rule(0, "wg_uk", prefixes=["81.2.70.0/24"]), US), {}), [Element(ADDRESS, 0x10001, 60.0)]
+    )
     assert told(kernel, "geo4_a") == []
     assert told(kernel, "geo4_b") == ["81.2.70.0-81.2.70.255 : 0x18000"]
     assert told(kernel, "learned4") == ["93.184.215.14 timeout 60000ms : 0x18001"]

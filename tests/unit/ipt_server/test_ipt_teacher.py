@@ -38,8 +38,8 @@ class Lesson:
         journal = memory.Journal(self.file, 0.0)
         self.teacher = Teacher(rules, Learned(10, 2, 300), self.kernel, journal, lambda: self.now, self.took.append)
 
-    def ask(self, *addresses: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-        self.teacher.teach(Answer("n", "10.11.0.2", ("bbc.uk",), 60, addresses))
+    def ask(self, *addresses: ipaddress.IPv4Address | ipaddress.IPv6Address, name: str = "bbc.uk") -> None:
+        self.teacher.teach(Answer("n", "10.11.0.2", (name,), 60, addresses))
 
 
 @pytest.fixture
@@ -75,3 +75,20 @@ def test_what_is_about_to_end_is_asked_for_and_outlives_what_the_table_knew(it: 
     assert memory.load(it.file, 0.0)[FIRST].expiry == SHORTEST - 100 + 550
     it.teacher.outlive({ipaddress.ip_address("81.2.69.3"): 10.0})  # forgotten meanwhile
     assert {key for key, _ in it.teacher.alive()} == {FIRST, SECOND}
+
+
+def test_an_answer_does_not_wait_for_the_file_whose_name_the_kernel_has(it: Lesson) -> None:
+    it.ask(FIRST)
+    assert it.kernel.calls[0][0].name == "bbc.uk" and not it.file.exists()
+    it.teacher.settle()
+    assert [entry.name for entry in memory.load(it.file, 0.0).values()] == ["bbc.uk"]
+    it.ask(SECOND)
+    it.teacher.save()
+    assert list(memory.load(it.file, 0.0)) == [FIRST, SECOND]
+
+
+@pytest.mark.parametrize("unfit", ['a"b.uk', f"{'x' * 125}.uk"])
+def test_a_name_that_no_element_can_carry_is_in_the_file_before_the_answer_goes(it: Lesson, unfit: str) -> None:
+    it.ask(FIRST)
+    it.ask(SECOND, name=unfit)
+    assert {key: entry.name for key, entry in memory.load(it.file, 0.0).items()} == {FIRST: "bbc.uk", SECOND: unfit}
