@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bench.figure import Figure
 
 REPO = Path(__file__).parents[1]
@@ -247,6 +249,7 @@ def path(folder: Path) -> Iterator[Figure]:
             bench.ask(port, 3000, 0, "known")
         yield from latency(bench, real)
         yield from cold(bench, real)
+        yield from asking(bench, daemon, real)
         yield from swapping(bench, daemon, real, folder)
         daemon.stop()  # the kernel is one daemon's
         yield from in_process(daemon.settings, folder / "process")
@@ -300,6 +303,34 @@ def cold(bench: Bench, real: int) -> Iterator[Figure]:
         yield Figure(f"cold questions: {told}", found[key], "/s", "bare recursor", found["bare"], text, met)
 
 
+def asking(bench: Bench, daemon: Any, real: int) -> Iterator[Figure]:
+    """The same with one rule that no look-up can say: every name is asked about, none matches."""
+    before = daemon.settings.read_text()
+    settings = yaml.safe_load(before)
+    rule = {"id": "re", "mark": 0x10002, "exit": "wg_us", "kind": "domain", "patterns": [r"ads[0-9]+\..*"]}
+    settings["rules"].append(rule)
+    _reload(daemon, yaml.safe_dump(settings))
+    found = bench.turns(
+        "qps",
+        {"bare": lambda: bench.ask(BARE, COLD, 0, "cold"), "asked": lambda: bench.ask(real, COLD, 0, "cold")},
+        COLD_TURNS,
+        even=True,
+    )
+    _reload(daemon, before)
+    yield Figure("cold questions: one RE2 rule, no name matches", found["asked"], "/s", "bare recursor", found["bare"])
+
+
+def _reload(daemon: Any, settings: str | None = None) -> float:
+    """Has the daemon take up its settings, these if given; returns the seconds."""
+    if settings is not None:
+        daemon.settings.write_text(settings)
+    start = time.perf_counter()
+    answer = daemon.call("POST", "/reload")
+    if answer["result"] != "applied":
+        raise RuntimeError(f"the reload was {answer}")
+    return time.perf_counter() - start
+
+
 def swapping(bench: Bench, daemon: Any, real: int, folder: Path) -> Iterator[Figure]:
     """The longest answer and what is lost while 500,000 suffixes come and go."""
     before = bench.ask(real, 4000, 1000, "cold")
@@ -310,11 +341,7 @@ def swapping(bench: Bench, daemon: Any, real: int, folder: Path) -> Iterator[Fig
         for count in (SWAPPED, SWAPPED // 2 + 1):
             lines = (f"n{n}.shop{n % 7919}.example{n % 13}.com\n" for n in range(count))
             (folder / "many.txt").write_text("".join(lines))
-            start = time.perf_counter()
-            answer = daemon.call("POST", "/reload")
-            reloads.append(time.perf_counter() - start)
-            if answer["result"] != "applied":
-                raise RuntimeError(f"the reload was {answer}")
+            reloads.append(_reload(daemon))
         found = json.loads(asking.communicate()[0])
     longest = found["max"] / 1000
     name = "500,000 suffixes swapped under 1,000 questions/s: "

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ipt_server.core.intervals import SIZE, Intervals
 from ipt_server.kernel import KernelProblem
@@ -121,17 +121,19 @@ def interval_records(intervals: Intervals, tag: int = 0) -> tuple[bytes, int]:
     return bytes(out), record
 
 
-def attributes(data: bytes) -> dict[int, bytes]:
-    """The attributes of a message or of a nest, by their kind; of one kind the last."""
-    found = {}
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, at)
+        length, kind = _NEST.unpack_from(data, at)
         if length < 4:
             break
-        found[kind & 0x3FFF] = data[at + 4 : at + length]
+        yield kind & 0x3FFF, data[at + 4 : at + length]
         at += (length + 3) & ~3
-    return found
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """The attributes of a message or of a nest, by their kind; of one kind the last."""
+    return dict(_attributes(data))
 
 
 class Batch:
@@ -405,6 +407,16 @@ class Socket:
         if mark is None:
             return None
         return struct.unpack("=I", mark)[0], int.from_bytes(left, "big") / 1000 if left else None
+
+    def timed(self, name: str) -> Iterator[tuple[bytes, int, float, str]]:
+        """(key, mark, seconds left, name) of every element of a map with timeouts. Raises KernelRefused."""
+        payload = attribute(1, TABLE_NAME) + attribute(2, name.encode() + b"\0")
+        for body in self.request(_NFNL_SUBSYS_NFTABLES, 13, _NFPROTO_INET, payload, dump=True):
+            for _, element in _attributes(attributes(body).get(3, b"")):
+                fields = attributes(element)
+                key, mark = attributes(fields[1])[1], _U32.unpack(attributes(fields[2])[1])[0]
+                carried = fields.get(6, b"")[2:].split(b"\0")[0].decode()
+                yield key, mark, int.from_bytes(fields[5], "big") / 1000, carried
 
     def jump(self, name: str, key: bytes) -> str | None:
         """The chain that a map of verdicts jumps to for a key, or None."""

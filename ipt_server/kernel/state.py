@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import json
 import logging
 import socket
 import subprocess
@@ -17,8 +16,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ipt_server.core.failover import exit_of
-from ipt_server.core.intervals import Intervals
-from ipt_server.core.learned import Change, ClientAddress, Key, parse_key
+from ipt_server.core.intervals import SIZE, Intervals
+from ipt_server.core.learned import Change, ClientAddress, Key
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import KernelProblem, routes, skeleton
 from ipt_server.kernel.inspect import stands
@@ -293,22 +292,20 @@ class Kernel(Applying):
                     return
 
     def standing_learned(self) -> list[Element]:
-        """The learned elements that the kernel holds."""
+        """The learned elements that the kernel holds; none where there is no table. Raises KernelRefused."""
         found = []
         for family in (4, 6):
-            done = subprocess.run(
-                ["nft", "-j", "list", "map", "inet", skeleton.TABLE, f"learned{family}"],
-                capture_output=True, text=True, timeout=120,
-            )  # fmt: skip
-            if done.returncode:
-                continue
-            for item in json.loads(done.stdout)["nftables"]:
-                for key, mark in item.get("map", {}).get("elem", []):
-                    element = key["elem"] if isinstance(key, dict) else {"val": key}
-                    value = element["val"]
-                    text = " ".join(value["concat"]) if isinstance(value, dict) else str(value)
-                    seconds, name = float(element.get("expires", 600)), element.get("comment", "")
-                    found.append(Element(parse_key(text), skeleton.untagged(int(mark)), seconds, name))
+            try:
+                for packed, mark, seconds, name in self._filling.timed(f"learned{family}"):
+                    parts = [
+                        ipaddress.ip_address(packed[at : at + SIZE[family]])
+                        for at in range(0, len(packed), SIZE[family])
+                    ]
+                    key = ClientAddress(*parts) if len(parts) > 1 else parts[0]
+                    found.append(Element(key, skeleton.untagged(mark), seconds, name))
+            except KernelRefused as error:
+                if error.errno != errno.ENOENT:
+                    raise
         return found
 
     def close(self) -> None:
