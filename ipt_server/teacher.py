@@ -135,8 +135,9 @@ class Teacher:
 
     def _write(self) -> None:
         """Has the journal say what the kernel was taught; under `lock`."""
-        unwritten, self._unwritten = self._unwritten, []
-        self._journal.add(unwritten)
+        if self._unwritten:
+            unwritten, self._unwritten = self._unwritten, []
+            self._journal.add(unwritten)
 
     def _learn(self, lessons: Sequence[tuple[Key, Lesson]], client: str, now: float) -> bool:
         """Teaches the kernel the lessons; returns whether any was new to it. All or none: raises Refused."""
