@@ -53,10 +53,11 @@ def describe(hosts: int) -> Iterator[str]:
 
 CHILD = """
 import json, resource, sys
+from bench.peak import peak
 from mrvpn.__main__ import main
 code = main(["check", sys.argv[1], "--format", "json"])
 usage = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps([code, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024]), file=sys.stderr)
+print(json.dumps([code, usage.ru_utime + usage.ru_stime, peak() * 1024]), file=sys.stderr)
 """
 
 

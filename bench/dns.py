@@ -48,9 +48,10 @@ def measure() -> Iterable[Figure]:
 
 
 MATCHING = """
-import resource, statistics, time
+import statistics, time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from bench.peak import peak
 from ipt_server.core.names import NameIndex
 from ipt_server.dns.filter import Filter
 start = time.perf_counter()
@@ -71,7 +72,7 @@ for name in names:
     start = time.perf_counter()
     index.match(name)
     took.append(time.perf_counter() - start)
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+memory = peak() / 1024
 print(statistics.median(took) * 1e6, memory, built, filtered)
 """
 

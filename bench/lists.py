@@ -18,14 +18,15 @@ REPO = Path(__file__).parents[1]
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 SIZE = """
-import json, resource, statistics, sys, time
+import json, statistics, sys, time
+from bench.peak import peak
 from ipt_server.core.names import NameIndex
 from ipt_server.lists.formats import parse
 size = int(sys.argv[1])
 def line(n):
     return f"keyword:track{n}er" if n % 50 == 0 else f"domain:n{n}.shop{n % 7919}.example{n % 13}.com"
 text = "\\n".join(map(line, range(size)))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 start = time.perf_counter()
 index = NameIndex()
 index.add_listed(1, parse(text, "geosite"))
@@ -38,7 +39,7 @@ for n in range(5_000):
     hits += bool(index.match(name))
     took.append(time.perf_counter() - start)
 assert 1_000 < hits < 4_000, hits
-memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+memory = (peak() - before) / 1024
 print(json.dumps([ready, statistics.median(took) * 1e6, memory]))
 """
 

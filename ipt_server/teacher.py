@@ -158,11 +158,12 @@ class Teacher:
             for key, before in reversed(undo):
                 learned.restore(key, before)
             raise Refused(str(error)) from None
-        if changes:
-            entries = learned.entries
-            self._unwritten += [(change.address, entries[change.address]) for change in changes]
-            if not all(carries(change.name) for change in changes):
-                self._write()  # a kill between answer and journal would leave an element that nobody can judge
+        carried = True
+        for change in changes:
+            self._unwritten.append((change.address, learned.entries[change.address]))
+            carried = carried and carries(change.name)
+        if not carried:
+            self._write()  # a kill between answer and journal would leave an element that nobody can judge
         return bool(changes)
 
     def _better(self, rule: RuleSetting, mark: int) -> bool:
