@@ -21,7 +21,7 @@ from bench.plot import draw, growth
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 GROWTH = RESULTS.with_name("growth.svg")
-NOT_SUBJECTS = {"figure", "plot", "__main__"}
+NOT_SUBJECTS = {"figure", "peak", "plot", "__main__"}
 
 
 def main(argv: list[str]) -> int:
