@@ -31,7 +31,7 @@ from ipt_server.core.rules import RuleSet
 from ipt_server.daemon import compile_rules
 from ipt_server.geo import mmdb
 from ipt_server.kernel import routes, skeleton
-from ipt_server.kernel.netlink import ELEMENTS_A_MESSAGE, Batch, Socket, interval_records
+from ipt_server.kernel.netlink import MESSAGE, Batch, Socket, interval_records
 from ipt_server.kernel.state import Kernel
 from ipt_server.settings import Settings, parse
 from mrvpn import marks
@@ -196,7 +196,7 @@ def _kernel_alone(rules: RuleSet) -> float:
         for layer, intervals in zip(layers, skeleton.layers(rules.intervals[family]), strict=True):
             for name, (start, stop) in zip(layer.maps, skeleton.cuts(len(intervals), layer.count), strict=True):
                 records, size = interval_records(intervals.part(start, stop))
-                step = ELEMENTS_A_MESSAGE // 2 * size
+                step = MESSAGE // size * size
                 for at in range(0, len(records), step):
                     batch.add_records(name, records[at : at + step])
     socket = Socket()

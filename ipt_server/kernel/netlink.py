@@ -28,8 +28,7 @@ _NLMSG_DONE = 3
 _NLMSG_ERROR = 2  # an acknowledgement is one with code 0
 _NFPROTO_INET = 1
 _NESTED = 0x8000
-ELEMENTS_A_MESSAGE = 1500  # an attribute holds 64 kB at most
-_A_MESSAGE = 60_000  # bytes of elements
+MESSAGE = 60_000  # bytes of elements; an attribute holds 64 kB at most
 LONGEST_NAME = 127  # of a comment, to nft
 TABLE_NAME = b"mrvpn\0"
 _HEADER = struct.Struct("=IHHII")
@@ -155,7 +154,7 @@ class Batch:
     def _elements(self, kind: int, name: str, records: Sequence[bytes], flags: int = 0) -> Batch:
         start = size = 0
         for at, record in enumerate(records):
-            if size + len(record) > _A_MESSAGE:
+            if size + len(record) > MESSAGE:
                 self._add(kind, flags, name, b"".join(records[start:at]))
                 start, size = at, 0
             size += len(record)

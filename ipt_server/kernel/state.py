@@ -21,7 +21,7 @@ from ipt_server.core.learned import Change, ClientAddress, Key
 from ipt_server.core.rules import RuleSet
 from ipt_server.kernel import KernelProblem, routes, skeleton
 from ipt_server.kernel.inspect import stands
-from ipt_server.kernel.netlink import ELEMENTS_A_MESSAGE, Batch, KernelRefused, Socket, interval_records
+from ipt_server.kernel.netlink import MESSAGE, Batch, KernelRefused, Socket, interval_records
 from ipt_server.settings import handed
 
 log = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ class Kernel(Applying):
         for name, (start, stop) in zip(layer.maps, skeleton.cuts(len(intervals), layer.count), strict=True):
             records, size = interval_records(intervals.part(start, stop), tag)
             batch = Batch(skeleton.TABLE).flush(name)
-            step = ELEMENTS_A_MESSAGE // 2 * size
+            step = MESSAGE // size * size
             for place, at in enumerate(range(0, len(records), step), 1):
                 batch.add_records(name, records[at : at + step])
                 if place % _MESSAGES_A_BATCH == 0:
