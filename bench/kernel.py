@@ -191,14 +191,12 @@ def _kernel_alone(rules: RuleSet) -> float:
     kernel.apply(_two()[1], [])
     kernel.prepare(rules)  # a table of the right form, with the maps of buffer a filled
     batch = Batch(skeleton.TABLE)
-    for family in (4, 6):
-        layers = skeleton.geo(family, "b", skeleton.counts(rules.intervals))
-        for layer, intervals in zip(layers, skeleton.layers(rules.intervals[family]), strict=True):
-            for name, (start, stop) in zip(layer.maps, skeleton.cuts(len(intervals), layer.count), strict=True):
-                records, size = interval_records(intervals.part(start, stop))
-                step = MESSAGE // size * size
-                for at in range(0, len(records), step):
-                    batch.add_records(name, records[at : at + step])
+    for layer, intervals in skeleton.held(rules.intervals, "b"):
+        for name, (start, stop) in zip(layer.maps, skeleton.cuts(len(intervals), layer.count), strict=True):
+            records, size = interval_records(intervals.part(start, stop))
+            step = MESSAGE // size * size
+            for at in range(0, len(records), step):
+                batch.add_records(name, records[at : at + step])
     socket = Socket()
     made = batch.data(0)
     batch.data = lambda before=0: made  # type: ignore[method-assign]

@@ -99,7 +99,7 @@ class Journal:
 
 
 def _line(address: Key, entry: Entry, offset: float) -> str:
-    # as json.dumps writes the list, in a third of its time: an answer waits for it
+    # as json.dumps writes the list, in a third of its time: the next answer waits for it
     name, client = _quoted(entry.name), _quoted(entry.client)
     return f'["{address!s}", {entry.mark}, {entry.expiry + offset:.1f}, {name}, {client}]\n'
 

@@ -52,7 +52,7 @@ class KernelRefused(KernelProblem, OSError):
 
 def attribute(kind: int, data: bytes) -> bytes:
     length = 4 + len(data)
-    return struct.pack("=HH", length, kind) + data + b"\0" * (-length % 4)
+    return _NEST.pack(length, kind) + data + b"\0" * (-length % 4)
 
 
 def _message(kind: int, flags: int, sequence: int, family: int, resource: int, payload: bytes = b"") -> bytes:
@@ -80,7 +80,7 @@ def _comment(name: str) -> bytes:
 
 
 def _mark(mark: int) -> bytes:
-    return struct.pack("=I", mark)
+    return _U32.pack(mark)
 
 
 _INTERVAL_END = attribute(3, b"\0\0\0\1")
@@ -405,7 +405,7 @@ class Socket:
         mark, left = attributes(fields.get(2, b"")).get(1), fields.get(5)
         if mark is None:
             return None
-        return struct.unpack("=I", mark)[0], int.from_bytes(left, "big") / 1000 if left else None
+        return _U32.unpack(mark)[0], int.from_bytes(left, "big") / 1000 if left else None
 
     def timed(self, name: str) -> Iterator[tuple[bytes, int, float, str]]:
         """(key, mark, seconds left, name) of every element of a map with timeouts. Raises KernelRefused."""

@@ -94,10 +94,9 @@ class Printed(Applying):
             return ""
         s, counts = self._rules.settings, skeleton.counts(self._rules.intervals)
         lines = [skeleton.table(s, counts)]
+        for layer, intervals in skeleton.held(self._rules.intervals, self.buffer):
+            lines += _maps(layer, intervals, self.buffer)
         for family in (4, 6):
-            intervals = skeleton.layers(self._rules.intervals[family])
-            for layer, part in zip(skeleton.geo(family, self.buffer, counts), intervals, strict=True):
-                lines += _maps(layer, part, self.buffer)
             own = [element for element in self._learned.values() if element.key.version == family]
             lines += _elements(f"learned{family}", [_timed(element, self.buffer) for element in own])
         lines += _elements("current", [f"{family} : jump look_{self.buffer}" for family in ("ipv4", "ipv6")])

@@ -145,6 +145,12 @@ def geo(family: int, buffer: str, counts: Counts) -> list[Layer]:
     return [Layer(f"{name}{family}_{buffer}", count) for name, count in zip(names, counts[family], strict=True)]
 
 
+def held(intervals: Mapping[int, Intervals], buffer: str) -> Iterator[tuple[Layer, Intervals]]:
+    """Every layer of a buffer with the intervals that it holds."""
+    for family in (4, 6):
+        yield from zip(geo(family, buffer, counts(intervals)), layers(intervals[family]), strict=True)
+
+
 def tagged(mark: int, buffer: str) -> int:
     """A rule's mark as a buffer's maps carry it: what one generation says, no other's `exit_of` may understand."""
     return mark ^ TAG if buffer == "b" else mark

@@ -142,11 +142,8 @@ class Kernel(Applying):
         if in_force is not None and self._stays(rules, in_force):
             return Prepared(rules, kept, in_force, seen.default_interface(), counts)
         buffer = "b" if in_force == "a" else "a"
-        for family in (4, 6):
-            for layer, intervals in zip(
-                skeleton.geo(family, buffer, counts), skeleton.layers(rules.intervals[family]), strict=True
-            ):
-                self._fill(layer, intervals, skeleton.TAG if buffer == "b" else 0)
+        for layer, intervals in skeleton.held(rules.intervals, buffer):
+            self._fill(layer, intervals, skeleton.TAG if buffer == "b" else 0)
         return Prepared(rules, kept, buffer, seen.default_interface(), counts)
 
     def _in_force(self) -> str | None:
