@@ -78,18 +78,19 @@ def connect(gateway_key: str, phone: Phone = PHONE) -> None:
         hosts.run(host, "sh", "-c", f"echo nameserver {GATEWAY4} > /etc/resolv.conf")
 
 
-def connected() -> bool:
+def connected(phone: Phone = PHONE) -> bool:
     """Whether the gateway answers a ping through the tunnel."""
-    return bool(hosts.run(CLIENT, "ping", "-c1", "-W1", GATEWAY4, check=False).count("1 received"))
+    return bool(hosts.run(phone.host, "ping", "-c1", "-W1", GATEWAY4, check=False).count("1 received"))
 
 
-def fetch(url: str, *, seconds: float = 5, resolve: str | None = None) -> str:
+def fetch(url: str, *, seconds: float = 5, resolve: str | None = None, phone: Phone = PHONE) -> str:
     """The body of a GET from the phone, or "" where it failed."""
     extra = ["--resolve", resolve] if resolve else []
-    return hosts.run(CLIENT, "curl", "-s", "--max-time", str(seconds), *extra, url, check=False).strip()
+    return hosts.run(phone.host, "curl", "-s", "--max-time", str(seconds), *extra, url, check=False).strip()
 
 
-def lookup(name: str, kind: str, *, tcp: bool = False) -> list[str]:
+def lookup(name: str, kind: str, *, tcp: bool = False, phone: Phone = PHONE) -> list[str]:
     """The answer lines of a DNS query from the phone."""
     argv = ["dig", "+short", "+time=3", "+tries=2", *(["+tcp"] if tcp else []), f"@{GATEWAY4}", name, kind]
-    return [line for line in hosts.run(CLIENT, *argv, check=False).splitlines() if line and not line.startswith(";")]
+    said = hosts.run(phone.host, *argv, check=False)
+    return [line for line in said.splitlines() if line and not line.startswith(";")]

@@ -27,11 +27,11 @@ def seen_from(host: Host, address: str) -> str:
     return host.ipv6 if ":" in address else host.ipv4
 
 
-def leaves_by(host: Host, site: Site) -> list[str]:
-    """Why a site is not reached from this host's address in both families; empty when it is."""
+def leaves_by(host: Host, site: Site, phone: client.Phone = client.PHONE) -> list[str]:
+    """Why the phone does not reach a site from this host's address in both families; empty when it does."""
     problems = []
     for address in (site.ipv4, site.ipv6):
-        seen = client.fetch(url(address), seconds=10)
+        seen = client.fetch(url(address), seconds=10, phone=phone)
         if seen != seen_from(host, address):
             problems.append(f"{address} saw {seen or 'nothing'}, not {host.name} ({seen_from(host, address)})")
     return problems

@@ -14,10 +14,13 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import pytest
+import yaml
 
-from lab import client, dump, internet, salt, traffic, up
+from lab import client, dump, hosts, internet, salt, traffic, up
 from lab.deadline import until
 from lab.internet import SHORT
+from lab.state import RUN
+from lab.topology import ENTRY, Host
 
 KEEP = os.environ.get("MRVPN_LAB_KEEP") == "1"
 
@@ -85,3 +88,36 @@ def short_lived(lab: None) -> Iterator[ShortLived]:
     flows = traffic.Running(traffic.PYTHON, "-m", "lab.probes.idle_flow", str(SILENCE), *OWN)
     yield ShortLived(time.monotonic(), flows)
     flows.stop()
+
+
+SECOND = client.Phone(
+    Host("second", "198.51.100.8", "2001:db8:0:8::1"),
+    RUN / "second.key",
+    "10.11.0.3",
+    "fd6d:7276:11::3",
+    "second0",
+)
+
+
+@pytest.fixture
+def second(lab: None) -> Iterator[client.Phone]:
+    """A second phone, described and connected; away with it afterwards."""
+    file = salt.DESCRIPTION / "clients.yaml"
+    text = file.read_text()
+    described = yaml.safe_load(text)
+    described["mrvpn"]["clients"]["second"] = {
+        "public_key": client.make_key(SECOND.key),
+        "addresses": [SECOND.ipv4, SECOND.ipv6],
+    }
+    file.write_text(yaml.safe_dump(described))
+    hosts.link(SECOND.host)
+    hosts.make_root(SECOND.host)
+    try:
+        salt.apply(ENTRY.name)
+        client.connect(salt.gateway_key(), SECOND)
+        until("the second phone is connected", lambda: client.connected(SECOND), 20)
+        yield SECOND
+    finally:
+        hosts.remove(SECOND.host)
+        file.write_text(text)
+        salt.apply(ENTRY.name)

@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import yaml
 
-from lab import client, hosts, salt, topology, traffic
+from lab import client, hosts, topology, traffic
 from lab.client import GATEWAY4, INTERFACE, Phone
 from lab.deadline import until
-from lab.state import REPO, RUN, sh
+from lab.state import REPO, sh
 from lab.topology import CLIENT, ENTRY, Host
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900), pytest.mark.usefixtures("lab", "short_lived")]
@@ -27,13 +26,6 @@ GATEWAY6 = "fd6d:7276:11::1"
 BRIDGE = ("172.30.55.2", "fd6d:7276:0:55::2")  # the gateway's addresses on its own compose network
 HOST_BEHIND = ("172.30.55.1",)  # the host's
 ALL = set(range(1, 65536))
-SECOND = Phone(
-    Host("second", "198.51.100.8", "2001:db8:0:8::1"),
-    RUN / "second.key",
-    "10.11.0.3",
-    "fd6d:7276:11::3",
-    "second0",
-)
 
 
 def documented(to: str) -> set[str]:
@@ -149,30 +141,6 @@ def test_the_internet_finds_no_tcp_port_of_the_entrypoint() -> None:
         assert json.loads(sh(*internet, "-m", "lab.probes.sweep", address, "tcp", timeout=300))["open"] == []
     published = hosts.run(ENTRY, "docker", "ps", "--format", "{{.Ports}}")
     assert set(re.findall(r"0\.0\.0\.0:([\d-]+)->\S+/(\w+)", published)) == {("51620", "udp"), ("55800-55899", "udp")}
-
-
-@pytest.fixture
-def second() -> Iterator[Phone]:
-    """A second phone, described and connected; away with it afterwards."""
-    file = salt.DESCRIPTION / "clients.yaml"
-    text = file.read_text()
-    described = yaml.safe_load(text)
-    described["mrvpn"]["clients"]["second"] = {
-        "public_key": client.make_key(SECOND.key),
-        "addresses": [SECOND.ipv4, SECOND.ipv6],
-    }
-    file.write_text(yaml.safe_dump(described))
-    hosts.link(SECOND.host)
-    hosts.make_root(SECOND.host)
-    try:
-        salt.apply(ENTRY.name)
-        client.connect(salt.gateway_key(), SECOND)
-        until("the second phone is connected", lambda: _pings(SECOND.host, GATEWAY4), 20)
-        yield SECOND
-    finally:
-        hosts.remove(SECOND.host)
-        file.write_text(text)
-        salt.apply(ENTRY.name)
 
 
 def _pings(host: Host, address: str) -> bool:
