@@ -83,7 +83,8 @@ def changed() -> str:
         finally:
             ROUTING.write_text(text)
         hosts.run(MASTER, str(salt.BIN / "salt-run"), "event.send", "mrvpn/schema/changed")
-        event = until("the entrypoint's mrvpn/routing/applied", told.next, 60, every=0.5)
+        # the reload of something earlier may be told first
+        event = until("the entrypoint's mrvpn/routing/applied", lambda: told.next(generation + 1), 60, every=0.5)
         back = leaves_by(ENTRY, germany)
     problems = [f"after the apply {problem}" for problem in moved] + [f"after the event {problem}" for problem in back]
     if event["generation"] != generation + 2 or _generation() != generation + 2:
@@ -112,15 +113,16 @@ class Events:
         os.set_blocking(self._process.stdout.fileno(), False)
         self._text = ""
 
-    def next(self) -> dict[str, Any] | None:
-        """The next event's data, or None where there is none yet."""
+    def next(self, after: int) -> dict[str, Any] | None:
+        """The next event's data of a generation later than `after`, or None where there is none yet."""
         assert self._process.stdout is not None
         self._text += (self._process.stdout.read() or b"").decode()
-        line, found, rest = self._text.partition("\n")
-        if not found:
-            return None
-        self._text = rest
-        return dict(json.loads(line.removeprefix(self._tag)))
+        while "\n" in self._text:
+            line, _, self._text = self._text.partition("\n")
+            event = dict(json.loads(line.removeprefix(self._tag)))
+            if event["generation"] > after:
+                return event
+        return None
 
     def close(self) -> None:
         """Stops listening."""
