@@ -12,7 +12,7 @@ import subprocess
 import time
 from typing import Any
 
-from lab import hosts, salt, traffic
+from lab import daemon, hosts, salt, traffic
 from lab.checks.destinations import leaves_by, url
 from lab.checks.outcome import require
 from lab.client import GATEWAY4
@@ -67,7 +67,7 @@ def changed() -> str:
     text = ROUTING.read_text()
     if BEFORE not in text:
         raise AssertionError(f"the example's rule for GB moved: {BEFORE!r} is not in {ROUTING.name}")
-    before, generation = containers(), _generation()
+    before, generation = containers(), daemon.generation()
     germany = SITES["DE"]
     with (
         contextlib.closing(Events("mrvpn/routing/applied")) as told,
@@ -87,7 +87,7 @@ def changed() -> str:
         event = until("the entrypoint's mrvpn/routing/applied", lambda: told.next(generation + 1), 60, every=0.5)
         back = leaves_by(ENTRY, germany)
     problems = [f"after the apply {problem}" for problem in moved] + [f"after the event {problem}" for problem in back]
-    if event["generation"] != generation + 2 or _generation() != generation + 2:
+    if event["generation"] != generation + 2 or daemon.generation() != generation + 2:
         problems.append(f"generation {event['generation']} after {generation}, an apply and an event")
     for download, own in ((old4, ENTRY.ipv4), (old6, ENTRY.ipv6)):
         if not download.alive or set(download.seen) != {own}:
@@ -128,8 +128,3 @@ class Events:
         """Stops listening."""
         self._process.kill()
         self._process.wait()
-
-
-def _generation() -> int:
-    text = hosts.run(ENTRY, "docker", "exec", "firezone_ipt", "ipt-server", "status", "--json")
-    return int(json.loads(text)["generation"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import shutil
 import threading
 import time
@@ -20,6 +19,7 @@ from reviewed import current, head, listening, post, push, run
 
 from lab import docker, hosts, salt
 from lab.checks.destinations import leaves_by
+from lab.daemon import generation
 from lab.deadline import until
 from lab.internet import SITES
 from lab.topology import ENTRY, MASTER, RU, UK, Host
@@ -97,12 +97,6 @@ def test_a_problem_made_by_hand_is_told_and_nothing_changes(tree: None) -> None:
 def leaves(exit_: Host, country: str) -> None:
     """Waits until a country's server sees the exit."""
     until(f"{country} leaves by {exit_.name}", lambda: leaves_by(exit_, SITES[country]) == [], 60)
-
-
-def generation() -> int:
-    """The entrypoint's own word."""
-    text = hosts.run(ENTRY, "docker", "exec", "firezone_ipt", "ipt-server", "status", "--json")
-    return int(json.loads(text)["generation"])
 
 
 # --- what starts a deployment
